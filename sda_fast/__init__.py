@@ -1,0 +1,56 @@
+"""Fast, dependable score-based data assimilation."""
+
+__all__ = [
+    "ACTIVATIONS",
+    "Centre",
+    "DPSGaussianScore",
+    "DampedSpring",
+    "DiscreteODE",
+    "GaussianScore",
+    "Junction",
+    "Lorenz63",
+    "Lorenz96",
+    "LotkaVolterra",
+    "MCScoreNet",
+    "MCScoreWrapper",
+    "MarkovChain",
+    "NoisyLorenz63",
+    "Plan",
+    "ResMLP",
+    "ScoreNet",
+    "ScoreUNet",
+    "SubSubVPSDE",
+    "SubVPSDE",
+    "TimeEmbedding",
+    "UNet",
+    "VPSDE",
+    "__version__",
+    "explain",
+    "load_prior",
+    "sample",
+    "save_prior",
+]
+
+from importlib.metadata import PackageNotFoundError, version
+
+from .composition import Centre, Junction, Plan
+from .guidance import DPSGaussianScore, GaussianScore
+from .io import load_prior, save_prior
+from .nn import ACTIVATIONS, ResMLP, TimeEmbedding, UNet
+from .sampler import explain, sample
+from .schedule import VPSDE, SubSubVPSDE, SubVPSDE
+from .score import MCScoreNet, MCScoreWrapper, ScoreNet, ScoreUNet
+from .systems import (
+    DampedSpring,
+    DiscreteODE,
+    Lorenz63,
+    Lorenz96,
+    LotkaVolterra,
+    MarkovChain,
+    NoisyLorenz63,
+)
+
+try:
+    __version__ = version("sda-fast")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "unknown"

@@ -1,0 +1,68 @@
+"""Training data: simulated trajectories and the windows drawn from them."""
+
+__all__ = ["draw_windows", "simulate"]
+
+import torch
+from torch import Generator, Tensor
+
+from .systems import MarkovChain
+
+
+def simulate(
+    chain: MarkovChain,
+    trajectories: int,
+    length: int,
+    *,
+    burn_in: int = 1024,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Simulates standardised trajectories, all at once.
+
+    Arguments:
+        chain: The system.
+        trajectories: The number n of trajectories.
+        length: The number L of states of each.
+        burn_in: The number of transitions, before the first state, that forget the prior.
+        generator: The source of randomness.
+
+    Returns:
+        The trajectories, with shape (n, L, *state).
+
+    Raises:
+        RuntimeError: The simulation left the finite numbers.
+    """
+    x = chain.prior((trajectories,), generator=generator)
+    x = chain.trajectory(x, burn_in, last=True, generator=generator)
+    x = chain.trajectory(x, length, generator=generator)
+
+    if not bool(torch.isfinite(x).all()):
+        raise RuntimeError(
+            f"the simulation of {type(chain).__name__} is not finite: choose a smaller dt or more "
+            "integration steps"
+        )
+
+    return chain.preprocess(x).transpose(0, 1).contiguous()
+
+
+def draw_windows(
+    trajectories: Tensor, batch: int, window: int, *, generator: Generator | None = None
+) -> Tensor:
+    """Draws windows uniformly from trajectories.
+
+    Arguments:
+        trajectories: The trajectories, with shape (n, L, *state).
+        batch: The number B of windows.
+        window: The number w of states of a window, at most L.
+        generator: The source of randomness.
+
+    Returns:
+        The windows, with shape (B, w, *state).
+    """
+    n, length = trajectories.shape[:2]
+    if window > length:
+        raise ValueError(f"window must be at most the trajectories' {length} states, got {window}")
+
+    i = torch.randint(n, (batch, 1), generator=generator)
+    j = torch.randint(length - window + 1, (batch, 1), generator=generator)
+
+    return trajectories[i, j + torch.arange(window)]

@@ -1,0 +1,236 @@
+r"""The operators in pure PyTorch: the oracle that the native kernels are tested against.
+
+Each function has the name, the arguments and the meaning of the native operator in
+:mod:`sda_fast.ops`. They run on any device and in any floating-point type, are differentiable, and
+favour clarity: in float64 they say what the numbers should be.
+
+Windows and compositions are described by two integer tensors, the rows of a
+:class:`sda_fast.composition.Plan`:
+
+* ``start`` (N,), int64, ascending: the first state of each window;
+* ``weight`` (N, w), int8: with which weight (0, +1 or -1) each of its w rows takes part.
+"""
+
+__all__ = [
+    "compose",
+    "gather",
+    "langevin",
+    "langevin_",
+    "philox",
+    "philox_normal_",
+    "predictor",
+    "predictor_",
+]
+
+import math
+
+import torch
+from torch import Tensor
+
+MASK32 = 0xFFFFFFFF
+
+
+def _rows(start: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lists the rows of non-zero weight: their window, their place in it and their state."""
+    n, j = weight.nonzero(as_tuple=True)
+    return n, j, start[n] + j
+
+
+def gather(x: Tensor, start: Tensor, weight: Tensor) -> Tensor:
+    r"""Gathers the windows of a trajectory.
+
+    .. math:: w_{n, j} = \text{weight}_{n, j} \, x_{\text{start}_n + j}
+
+    Arguments:
+        x: The trajectories, with shape :math:`(B, L, C, *)`.
+        start: The first state of each window, with shape :math:`(N)`, ascending.
+        weight: The weights of the windows' rows, with shape :math:`(N, w)`.
+
+    Returns:
+        The windows, with shape :math:`(B, N, w C, *)`.
+    """
+    n, j, i = _rows(start, weight)
+    scale = weight[n, j].to(x.dtype).reshape(-1, *(1,) * (x.ndim - 2))
+
+    windows = x.new_zeros(x.shape[0], *weight.shape, *x.shape[2:])
+    windows = windows.index_put(
+        (torch.arange(x.shape[0], device=x.device)[:, None], n, j), scale * x[:, i]
+    )
+
+    return windows.flatten(2, 3)
+
+
+def compose(windows: Tensor, start: Tensor, weight: Tensor, length: int) -> Tensor:
+    r"""Composes what was estimated for windows into the trajectory's, the adjoint of `gather`.
+
+    .. math:: x_i = \sum_{\text{start}_n + j = i} \text{weight}_{n, j} \, w_{n, j}
+
+    Arguments:
+        windows: The windows, with shape :math:`(B, N, w C, *)`.
+        start: The first state of each window, with shape :math:`(N)`, ascending.
+        weight: The weights of the windows' rows, with shape :math:`(N, w)`.
+        length: The length :math:`L` of the trajectory.
+
+    Returns:
+        The trajectories, with shape :math:`(B, L, C, *)`.
+    """
+    n, j, i = _rows(start, weight)
+    windows = windows.unflatten(2, (weight.shape[1], -1))
+    scale = weight[n, j].to(windows.dtype).reshape(-1, *(1,) * (windows.ndim - 3))
+
+    x = windows.new_zeros(windows.shape[0], length, *windows.shape[3:])
+
+    return x.index_add(1, i, scale * windows[:, n, j])
+
+
+def predictor(x: Tensor, eps: Tensor, r: float, b: float) -> Tensor:
+    r"""Takes a step of the exponential integrator, :math:`r x + b \epsilon`.
+
+    Arguments:
+        x: The state :math:`x(t)`.
+        eps: The noise estimate :math:`\epsilon(x(t), t)`, of the same shape.
+        r: The ratio :math:`\mu(t') / \mu(t)`.
+        b: The difference :math:`\sigma(t') - r \sigma(t)`.
+    """
+    return r * x + b * eps
+
+
+def predictor_(x: Tensor, eps: Tensor, r: float, b: float) -> None:
+    """Takes the step of :func:`predictor` in place."""
+    x.copy_(predictor(x, eps, r, b))
+
+
+def langevin(
+    x: Tensor,
+    eps: Tensor,
+    sigma: float,
+    tau: float,
+    *,
+    seed: int,
+    step: int,
+    correction: int = 0,
+    first_sample: int = 0,
+) -> Tensor:
+    r"""Takes a Langevin correction.
+
+    .. math::
+        \delta & = \tau / \operatorname{mean}(\epsilon^2) \\
+        x' & = x - \sigma \, (\delta \epsilon + \sqrt{2 \delta} \, z)
+
+    with one :math:`\delta` per sample and :math:`z` from :func:`philox_normal_`. A sample whose
+    :math:`\epsilon` is zero everywhere is left as it is.
+
+    Arguments:
+        x: The states, with shape :math:`(B, *)`.
+        eps: The noise estimates :math:`\epsilon(x, t)`, of the same shape.
+        sigma: The noise level :math:`\sigma(t)`.
+        tau: The amplitude :math:`\tau` of the correction.
+        seed: The key of the random numbers.
+        step: The number of the predictor step before this correction.
+        correction: The number of this correction among those of its step.
+        first_sample: The number of the first sample of the batch.
+    """
+    z = torch.empty_like(x)
+    philox_normal_(z, seed=seed, step=step, correction=correction, first_sample=first_sample)
+
+    mean = eps.flatten(1).square().mean(dim=1).reshape(-1, *(1,) * (x.ndim - 1))
+    delta = torch.where(mean == 0, 0.0, tau / torch.where(mean == 0, 1.0, mean))
+
+    return x - sigma * (delta * eps + torch.sqrt(2 * delta) * z)
+
+
+def langevin_(
+    x: Tensor,
+    eps: Tensor,
+    sigma: float,
+    tau: float,
+    *,
+    seed: int,
+    step: int,
+    correction: int = 0,
+    first_sample: int = 0,
+) -> None:
+    """Takes the correction of :func:`langevin` in place."""
+    x.copy_(
+        langevin(
+            x,
+            eps,
+            sigma,
+            tau,
+            seed=seed,
+            step=step,
+            correction=correction,
+            first_sample=first_sample,
+        )
+    )
+
+
+def _multiply32(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the high and the low word of a 32 by 32 bit product, held in int64."""
+    low, high = a * (b & 0xFFFF), a * (b >> 16)
+    middle = high + (low >> 16)
+    return middle >> 16, ((middle << 16) | (low & 0xFFFF)) & MASK32
+
+
+def philox(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Applies Philox4x32-10, the counter-based generator.
+
+    References:
+        | Parallel Random Numbers: As Easy as 1, 2, 3 (Salmon et al., 2011)
+        | https://doi.org/10.1145/2063384.2063405
+
+    Arguments:
+        counter: Four tensors of 32-bit words, held in int64.
+        key: Two 32-bit words.
+
+    Returns:
+        Four tensors of 32-bit words, held in int64.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+
+    for _ in range(10):
+        high0, low0 = _multiply32(0xD2511F53, c0)
+        high1, low1 = _multiply32(0xCD9E8D57, c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + 0x9E3779B9) & MASK32, (k1 + 0xBB67AE85) & MASK32
+
+    return c0, c1, c2, c3
+
+
+def philox_normal_(
+    out: Tensor, *, seed: int, step: int, correction: int = 0, first_sample: int = 0
+) -> None:
+    r"""Fills a tensor with standard normal numbers that are a function of their place alone.
+
+    Element :math:`e` of sample :math:`s` at a step and correction comes from word
+    :math:`e \bmod 4` of Philox at the counter :math:`(\lfloor e/4 \rfloor, s, \text{step},
+    \text{correction})` under the key `seed`, by the Box-Muller transform, whatever the batch, the
+    device or the type.
+
+    Arguments:
+        out: The tensor to fill, with shape :math:`(B, *)`.
+        seed: The key, a 64-bit integer.
+        step: The step, below :math:`2^{32}`.
+        correction: The correction, below :math:`2^{16}`.
+        first_sample: The number of the first sample of the batch, below :math:`2^{32}`.
+    """
+    if out.numel() == 0:
+        return
+
+    size = out[0].numel()
+    q = torch.arange((size + 3) // 4, device=out.device)
+    sample = torch.arange(first_sample, first_sample + len(out), device=out.device)[:, None]
+    counter = (q & MASK32, sample, torch.full_like(q, step), correction | (q >> 32 << 16))
+    counter = tuple(torch.broadcast_tensors(*counter))
+
+    words = philox(counter, (seed & MASK32, seed >> 32 & MASK32))
+    r0, r1, r2, r3 = (word.double() for word in words)
+
+    normals = []
+    for a, b in ((r0, r1), (r2, r3)):
+        radius = torch.sqrt(-2 * torch.log((a + 0.5) / 2**32))
+        angle = 2 * math.pi * b / 2**32
+        normals += [radius * angle.cos(), radius * angle.sin()]
+
+    out.copy_(torch.stack(normals, dim=-1).flatten(1)[:, :size].reshape(out.shape))

@@ -1,0 +1,214 @@
+r"""Score networks: of states, of windows, and of trajectories composed from windows."""
+
+__all__ = ["MCScoreNet", "MCScoreWrapper", "ScoreNet", "ScoreUNet", "window_batch"]
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+from .composition import Centre, Composition, Junction, Plan
+from .nn import ResMLP, TimeEmbedding, UNet, broadcast
+
+# Below this many rows a matrix product may sum in another order, so that the last bits would depend
+# on how windows are grouped.
+MIN_ROWS = 32
+
+_window_batch: ContextVar[int | None] = ContextVar("window_batch", default=None)
+
+
+@contextmanager
+def window_batch(size: int | None) -> Iterator[None]:
+    """Sets how many windows, over all samples, a composed network evaluates in one call."""
+    token = _window_batch.set(size)
+    try:
+        yield
+    finally:
+        _window_batch.reset(token)
+
+
+@lru_cache(maxsize=16)
+def _plan(
+    composition: Composition | Plan, length: int, window: int, device: torch.device | None
+) -> Plan:
+    """Makes a plan for trajectories of `length` states and windows of `window` rows, once."""
+    plan = composition if isinstance(composition, Plan) else composition.plan(length)
+
+    if plan.states != length:
+        raise ValueError(
+            f"the composition plan is for {plan.states} states, the trajectory has {length}"
+        )
+
+    return plan.padded(window).to(device or plan.start.device)
+
+
+class ScoreNet(nn.Module):
+    r"""A noise estimator for vectors, :math:`\epsilon_\phi(x, t, c)`, by a residual MLP.
+
+    Arguments:
+        features: The number of features.
+        context: The number of context features.
+        embedding: The number of time embedding features.
+        kwargs: Keyword arguments passed to :class:`sda_fast.nn.ResMLP`.
+    """
+
+    def __init__(self, features: int, context: int = 0, embedding: int = 16, **kwargs: Any):
+        super().__init__()
+        self.embedding = TimeEmbedding(embedding)
+        self.network = ResMLP(features + context + embedding, features, **kwargs)
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        """Maps states (*, features), times (*) and context (*, context) to noise (*, features)."""
+        inputs = (x, self.embedding(t)) if c is None else (x, self.embedding(t), c)
+        return self.network(torch.cat(broadcast(*inputs, ignore=1), dim=-1))
+
+
+class ScoreUNet(nn.Module):
+    r"""A noise estimator for fields, :math:`\epsilon_\phi(x, t, c)`, by a U-Net.
+
+    Arguments:
+        channels: The number of channels.
+        context: The number of context channels.
+        embedding: The number of time embedding features.
+        kwargs: Keyword arguments passed to :class:`sda_fast.nn.UNet`.
+    """
+
+    def __init__(self, channels: int, context: int = 0, embedding: int = 64, **kwargs: Any):
+        super().__init__()
+        self.embedding = TimeEmbedding(embedding)
+        self.network = UNet(channels + context, channels, embedding, **kwargs)
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        """Maps fields (*, channels, H, W), times () or one for each field, and context
+        (*, context, H, W) to noise (*, channels, H, W)."""
+        dims = self.network.spatial + 1
+        y = x if c is None else torch.cat(broadcast(x, c, ignore=dims), dim=-dims)
+        y = y.reshape(-1, *y.shape[-dims:])
+
+        return self.network(y, self.embedding(t.reshape(-1))).reshape(x.shape)
+
+
+class MCScoreWrapper(nn.Module):
+    """Lets a network over (B, C, L, *) score trajectories (B, L, C, *), time as a dimension.
+
+    Arguments:
+        score: The score network, for example a :class:`ScoreUNet`.
+    """
+
+    def __init__(self, score: nn.Module):
+        super().__init__()
+        self.score = score
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        """Maps trajectories (B, L, C, *), a time () and context to noise (B, L, C, *)."""
+        return self.score(x.transpose(1, 2), t, c).transpose(1, 2)
+
+
+class MCScoreNet(nn.Module):
+    r"""A noise estimator for trajectories of a Markov chain, composed from windows.
+
+    The network `kernel` scores windows of w = 2k + 1 states. With `length_aware` it scores windows
+    of 1 to w states: states beyond the length are zero, and which ones are states is w more
+    features of its context. :mod:`sda_fast.composition` describes the rules of composition.
+
+    References:
+        | Score-based Data Assimilation (Rozet & Louppe, 2023)
+        | https://arxiv.org/abs/2306.10574
+
+    Arguments:
+        features: The number of features (or channels) of a state.
+        context: The number of context features (or channels).
+        order: The order k of the Markov chain.
+        composition: "centre", "junction" (windows of w states, a stride of k), a rule or a plan.
+        length_aware: Whether the network scores windows of several lengths.
+        kwargs: Keyword arguments passed to :class:`ScoreNet`, or :class:`ScoreUNet` if they
+            contain `spatial`.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        context: int = 0,
+        order: int = 1,
+        *,
+        composition: str | Composition | Plan = "centre",
+        length_aware: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__()
+
+        if order < 1:
+            raise ValueError(f"order must be at least 1, got {order}")
+
+        self.order = order
+        self.length_aware = length_aware
+        self.composition = composition
+
+        build = ScoreUNet if kwargs.get("spatial", 0) > 0 else ScoreNet
+        mask = self.window if length_aware else 0
+        self.kernel = build(features * self.window, context + mask, **kwargs)
+
+    @property
+    def window(self) -> int:
+        """The number w = 2k + 1 of states that the network scores at most."""
+        return 2 * self.order + 1
+
+    def plan(self, length: int, device: torch.device | None = None) -> Plan:
+        """Returns the composition plan for trajectories of `length` states.
+
+        Raises:
+            ValueError: The trajectory is too short, or the network cannot score a window's length.
+        """
+        composition = self.composition
+
+        if composition == "centre":
+            composition = Centre(self.order)
+        elif composition == "junction":
+            composition = Junction(self.window, self.order)
+        elif isinstance(composition, str):
+            raise ValueError(
+                f"composition must be 'centre', 'junction', a rule or a plan, got {composition!r}"
+            )
+
+        plan = _plan(composition, length, self.window, device)
+
+        if not self.length_aware and plan.lengths != [self.window]:
+            raise ValueError(
+                f"the composition needs the scores of windows of {plan.lengths} states, the "
+                f"network scores windows of {self.window}; build it with length_aware=True"
+            )
+
+        return plan
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        """Maps trajectories (B, L, C, *), a time () and context (context, *) to noise
+        (B, L, C, *)."""
+        plan = self.plan(x.shape[1], x.device)
+        limit = _window_batch.get()
+        batch = max(len(x), 1)
+        most = len(plan) if limit is None else max(limit // batch, 1)
+
+        eps = [
+            self.kernel(ops.gather(x, start, mask), t, self._context(mask, x, c))
+            for start, mask in plan.chunks(most, least=-(-MIN_ROWS // batch))
+        ]
+
+        return ops.compose(torch.cat(eps, dim=1), plan.start, plan.weight, plan.states)
+
+    def _context(self, mask: Tensor, x: Tensor, c: Tensor | None) -> Tensor | None:
+        """Appends the mask of the windows to the context."""
+        if not self.length_aware:
+            return c
+
+        space = x.shape[3:]
+        rows = mask.to(x.dtype).reshape(*mask.shape, *(1,) * len(space)).expand(-1, -1, *space)
+        if c is None:
+            return rows
+        dims = len(space) + 1
+
+        return torch.cat(broadcast(c, rows, ignore=dims), dim=-dims)
