@@ -1,0 +1,176 @@
+#pragma once
+
+// What an operator asks of its arguments, the same on every device. An error names the argument,
+// what was expected and what came.
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels/philox.h"
+
+namespace sda_fast {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <typename... Parts>
+void check(bool condition, const Parts&... parts) {
+  if (condition) return;
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+inline std::string shape_of(const Tensor& t) {
+  std::ostringstream out;
+  out << '(';
+  for (int64_t d = 0; d < t.dim(); ++d) out << (d > 0 ? ", " : "") << t.size(d);
+  out << (t.dim() == 1 ? ",)" : ")");
+  return out.str();
+}
+
+// As Python calls it.
+inline std::string dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Char:
+      return "int8";
+    default:
+      return torch::headeronly::toString(t.scalar_type());
+  }
+}
+
+// The product of the sizes from dimension `first` on.
+inline int64_t size_from(const Tensor& t, int64_t first) {
+  int64_t size = 1;
+  for (int64_t d = first; d < t.dim(); ++d) size *= t.size(d);
+  return size;
+}
+
+inline void check_state(const char* name, const Tensor& t, int64_t min_dim) {
+  const ScalarType type = t.scalar_type();
+  check(type == ScalarType::Float || type == ScalarType::Double, name,
+        " must be float32 or float64, but is ", dtype_of(t), ".");
+  check(t.dim() >= min_dim, name, " must have at least ", min_dim, " dimension(s), but has shape ",
+        shape_of(t), ".");
+}
+
+inline void check_same_device(const char* name, const Tensor& t, const char* other_name,
+                              const Tensor& other) {
+  check(t.is_cuda() == other.is_cuda() && t.get_device_index() == other.get_device_index(), name,
+        " must be on the same device as ", other_name, ", but is not.");
+}
+
+// eps must be just like x.
+inline void check_like(const char* name, const Tensor& t, const char* other_name,
+                       const Tensor& other) {
+  bool same = t.dim() == other.dim();
+  for (int64_t d = 0; same && d < t.dim(); ++d) same = t.size(d) == other.size(d);
+  check(same, name, " must have the shape of ", other_name, ", ", shape_of(other), ", but has ",
+        shape_of(t), ".");
+  check(t.scalar_type() == other.scalar_type(), name, " must have the dtype of ", other_name, ", ",
+        dtype_of(other), ", but has ", dtype_of(t), ".");
+  check_same_device(name, t, other_name, other);
+}
+
+inline void check_plan(const Tensor& start, const Tensor& weight, const char* state_name,
+                       const Tensor& state) {
+  check(start.scalar_type() == ScalarType::Long && start.dim() == 1,
+        "start must be int64 with one dimension (windows), but is ", dtype_of(start), " of shape ",
+        shape_of(start), ".");
+  check(weight.scalar_type() == ScalarType::Char && weight.dim() == 2,
+        "weight must be int8 with two dimensions (windows, rows), but is ", dtype_of(weight),
+        " of shape ", shape_of(weight), ".");
+  check(weight.size(0) == start.size(0), "weight must have as many windows as start, ",
+        start.size(0), ", but has shape ", shape_of(weight), ".");
+  check_same_device("start", start, state_name, state);
+  check_same_device("weight", weight, state_name, state);
+}
+
+// The channels C of windows (B, N, w C, *) that are to be composed into `length` states.
+inline int64_t check_windows(const Tensor& windows, const Tensor& weight, int64_t length) {
+  const int64_t count = weight.size(0), window = weight.size(1);
+  check(length >= 0, "length must be at least 0, but is ", length, ".");
+  check(window > 0, "weight must have at least one row a window, but has shape ", shape_of(weight),
+        ".");
+  check(windows.size(1) == count && windows.size(2) % window == 0, "windows must have shape (B, ",
+        count, ", a multiple of ", window, ", *) for weight of shape ", shape_of(weight),
+        ", but has ", shape_of(windows), ".");
+  return windows.size(2) / window;
+}
+
+// The numbers that place a stream of noise, each within the word that it fills.
+inline NoiseKey check_noise(const Tensor& x, int64_t seed, int64_t step, int64_t correction,
+                            int64_t first_sample) {
+  constexpr int64_t kWord = int64_t{1} << 32;
+  check(step >= 0 && step < kWord, "step must be at least 0 and below 2^32, but is ", step, ".");
+  check(correction >= 0 && correction < 65536,
+        "correction must be at least 0 and below 65536, but is ", correction, ".");
+  check(first_sample >= 0 && first_sample < kWord && x.size(0) <= kWord - first_sample,
+        "first_sample must be at least 0 and the batch end below 2^32, but first_sample is ",
+        first_sample, " and the batch has ", x.size(0), " sample(s).");
+  return SDA_FAST_VARIANT::noise_key(seed, step, correction);
+}
+
+inline bool overlap(const Tensor& a, const Tensor& b) {
+  const auto begin = [](const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data_ptr()); };
+  const auto end = [&](const Tensor& t) {
+    return begin(t) + static_cast<uintptr_t>(t.numel()) * t.element_size();
+  };
+  return begin(a) < end(b) && begin(b) < end(a);
+}
+
+// The contiguous tensor that an operator in place works on: x itself or a copy of it, which
+// `finish` copies back.
+struct InPlace {
+  explicit InPlace(const Tensor& target) : x(target), work(torch::stable::contiguous(target)) {}
+
+  void finish() {
+    if (!x.is_contiguous()) torch::stable::copy_(x, work);
+  }
+
+  // `other`, contiguous, and a copy if writing to `work` would change parts of it unread.
+  Tensor beside(const Tensor& other) const {
+    Tensor t = torch::stable::contiguous(other);
+    if (t.data_ptr() != work.data_ptr() && overlap(t, work)) t = torch::stable::clone(t);
+    return t;
+  }
+
+  Tensor x, work;
+};
+
+// Calls f with a value of the tensor's type.
+template <typename F>
+void dispatch(const Tensor& t, const F& f) {
+  if (t.scalar_type() == ScalarType::Double) {
+    f(double{});
+  } else {
+    f(float{});
+  }
+}
+
+// The sizes of a window gather's or composition's result: its leading ones, then those of t from
+// dimension `first` on.
+inline std::vector<int64_t> sizes(std::vector<int64_t> leading, const Tensor& t, int64_t first) {
+  for (int64_t d = first; d < t.dim(); ++d) leading.push_back(t.size(d));
+  return leading;
+}
+
+}  // namespace sda_fast

@@ -1,0 +1,63 @@
+#include "isa.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+#include "loops.h"
+
+namespace sda_fast {
+namespace {
+
+struct Choice {
+  std::string name;
+  const LoopTable* table;
+};
+
+// What each table was compiled for, feature by feature: see CMakeLists.txt.
+bool has_avx2() {
+#ifdef SDA_FAST_X86
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  return false;
+#endif
+}
+
+bool has_avx512() {
+#ifdef SDA_FAST_X86
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#else
+  return false;
+#endif
+}
+
+Choice choose() {
+  const std::string best = has_avx512() ? "avx512" : has_avx2() ? "avx2" : "baseline";
+  const char* forced = std::getenv("SDA_FAST_ISA");
+  const std::string name = forced != nullptr && *forced != '\0' ? forced : best;
+
+  if (name == "baseline") return {name, &baseline::table};
+#ifdef SDA_FAST_X86
+  if (name == "avx2" && has_avx2()) return {name, &avx2::table};
+  if (name == "avx512" && has_avx512()) return {name, &avx512::table};
+#endif
+  if (name == "avx2" || name == "avx512") {
+    throw std::runtime_error("SDA_FAST_ISA is " + name +
+                             ", which this CPU does not have: the best " + "it has is " + best +
+                             ".");
+  }
+  throw std::runtime_error("SDA_FAST_ISA is " + name +
+                           ", which is none of avx512, avx2 and baseline.");
+}
+
+const Choice& chosen() {
+  static const Choice choice = choose();
+  return choice;
+}
+
+}  // namespace
+
+const std::string& isa() { return chosen().name; }
+const LoopTable& loops() { return *chosen().table; }
+
+}  // namespace sda_fast

@@ -1,0 +1,16 @@
+// Compiled once per instruction set, with SDA_FAST_VARIANT naming it and the flags that allow it.
+// Nothing of the C++ library may be included here: see kernels/config.h.
+
+#include "loops.h"
+
+namespace sda_fast::SDA_FAST_VARIANT {
+
+template <typename T>
+constexpr Loops<T> all() {
+  return {gather<T>,        compose<T>,         predictor<T>, philox_normal<T>,
+          langevin_sums<T>, langevin_reduce<T>, langevin<T>};
+}
+
+extern constinit const LoopTable table = {all<float>(), all<double>()};
+
+}  // namespace sda_fast::SDA_FAST_VARIANT

@@ -1,0 +1,57 @@
+#pragma once
+
+// The loops of the operators, as tables of functions: loops.cpp is compiled once per instruction
+// set and defines one table each time; isa.cpp chooses among them at run time.
+
+#include "../kernels/compose.h"
+#include "../kernels/gather.h"
+#include "../kernels/langevin.h"
+#include "../kernels/philox_normal.h"
+#include "../kernels/predictor.h"
+
+namespace sda_fast {
+
+// Each works on the items [begin, end) of its operator; what an item is, the kernel's header says.
+template <typename T>
+struct Loops {
+  void (*gather)(const Gather<T>&, int64_t begin, int64_t end);
+  void (*compose)(const Compose<T>&, int64_t begin, int64_t end);
+  void (*predictor)(const Predictor<T>&, int64_t begin, int64_t end);
+  void (*philox_normal)(const PhiloxNormal<T>&, int64_t begin, int64_t end);
+  void (*langevin_sums)(const Langevin<T>&, double* scratch, int64_t begin, int64_t end);
+  void (*langevin_reduce)(const Langevin<T>&, const double* scratch, Scales* scales);
+  void (*langevin)(const Langevin<T>&, const Scales* scales, int64_t begin, int64_t end);
+};
+
+struct LoopTable {
+  Loops<float> float32;
+  Loops<double> float64;
+};
+
+namespace baseline {
+extern const LoopTable table;
+}
+#ifdef SDA_FAST_X86
+namespace avx2 {
+extern const LoopTable table;
+}
+namespace avx512 {
+extern const LoopTable table;
+}
+#endif
+
+// The table for the instruction set in use.
+const LoopTable& loops();
+
+template <typename T>
+const Loops<T>& loops_of();
+template <>
+inline const Loops<float>& loops_of<float>() {
+  return loops().float32;
+}
+template <>
+inline const Loops<double>& loops_of<double>() {
+  return loops().float64;
+}
+
+}  // namespace sda_fast

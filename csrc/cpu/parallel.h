@@ -1,0 +1,20 @@
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace sda_fast::cpu {
+
+// Runs f(begin, end) over [0, items) on torch's threads, each with at least about 32 k elements:
+// starting a thread costs as much as that.
+template <typename F>
+void for_items(int64_t items, int64_t elements_per_item, const F& f) {
+  constexpr int64_t kGrain = 32768;
+  if (items == 0) return;
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_per_item));
+  torch::stable::parallel_for(0, items, grain, f);
+}
+
+}  // namespace sda_fast::cpu

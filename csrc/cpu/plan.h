@@ -1,0 +1,27 @@
+#pragma once
+
+#include "../checks.h"
+
+namespace sda_fast::cpu {
+
+// What a plan's numbers must be, where looking at them costs no wait for a device.
+inline void check_plan_values(const Tensor& start, const Tensor& weight, int64_t length) {
+  const int64_t count = weight.size(0), window = weight.size(1);
+  const auto* s = static_cast<const int64_t*>(start.data_ptr());
+  const auto* w = static_cast<const int8_t*>(weight.data_ptr());
+  for (int64_t n = 0; n < count; ++n) {
+    check(n == 0 || s[n] >= s[n - 1], "start must be ascending, but start[", n, "] is ", s[n],
+          " after ", s[n - 1], ".");
+    for (int64_t j = 0; j < window; ++j) {
+      const int weight_nj = w[n * window + j];
+      if (weight_nj == 0) continue;
+      check(weight_nj == 1 || weight_nj == -1, "weight must be -1, 0 or +1, but weight[", n, ", ",
+            j, "] is ", weight_nj, ".");
+      check(s[n] + j >= 0 && s[n] + j < length, "start[", n, "] + ", j, ", a row of weight ",
+            weight_nj, ", must lie in the trajectory's ", length, " state(s), but is ", s[n] + j,
+            ".");
+    }
+  }
+}
+
+}  // namespace sda_fast::cpu

@@ -1,0 +1,52 @@
+#include "../kernels/predictor.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include "launch.h"
+
+namespace sda_fast::cuda {
+namespace {
+
+// All contiguous; out may be x.
+void run(const Launch& launch, const Tensor& x, const Tensor& eps, double r, double b,
+         const Tensor& out) {
+  if (x.numel() == 0) return;
+  dispatch(x, [&]<typename T>(T) {
+    const Predictor<T> args = {static_cast<const T*>(x.data_ptr()),
+                               static_cast<const T*>(eps.data_ptr()),
+                               static_cast<T*>(out.data_ptr()),
+                               x.numel(),
+                               static_cast<T>(r),
+                               static_cast<T>(b)};
+    predictor_kernel<T><<<blocks_for(args.size), kLaunchThreads, 0, launch.stream>>>(args);
+    check_launch("predictor");
+  });
+}
+
+}  // namespace
+
+Tensor predictor(const Tensor& x, const Tensor& eps, double r, double b) {
+  check_state("x", x, 0);
+  check_like("eps", eps, "x", x);
+  const Launch launch(x);
+  const Tensor states = torch::stable::contiguous(x);
+  const Tensor out = torch::stable::new_empty(x, x.sizes());
+  run(launch, states, torch::stable::contiguous(eps), r, b, out);
+  return out;
+}
+
+void predictor_(const Tensor& x, const Tensor& eps, double r, double b) {
+  check_state("x", x, 0);
+  check_like("eps", eps, "x", x);
+  const Launch launch(x);
+  InPlace target(x);
+  run(launch, target.work, target.beside(eps), r, b, target.work);
+  target.finish();
+}
+
+}  // namespace sda_fast::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(sda_fast, CUDA, m) {
+  m.impl("predictor", TORCH_BOX(&sda_fast::cuda::predictor));
+  m.impl("predictor_", TORCH_BOX(&sda_fast::cuda::predictor_));
+}

@@ -1,0 +1,114 @@
+#pragma once
+
+// The adjoint of `gather`: out[b, i] = sum of weight[n, j] windows[b, n, j] over the n, j with
+// start[n] + j = i, in order of n, so that the result does not depend on how the work is divided.
+// Rows of weight 0 are not read. As start is ascending, the windows that reach a state are
+// neighbours, and a binary search finds them.
+
+#include "config.h"
+
+namespace sda_fast {
+
+// windows (batch, count, window, row), start (count), weight (count, window),
+// out (batch, length, row), all contiguous.
+template <typename T>
+struct Compose {
+  const T* windows;
+  const int64_t* start;
+  const int8_t* weight;
+  T* out;
+  int64_t batch, length, count, window, row;
+};
+
+}  // namespace sda_fast
+
+namespace sda_fast::SDA_FAST_VARIANT {
+
+// The first n with start[n] >= state, or count.
+SDA_FAST_FN int64_t first_window(const int64_t* start, int64_t count, int64_t state) {
+  int64_t low = 0, high = count;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (start[middle] < state) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+#ifndef __CUDACC__
+
+// Composes states [begin, end) of the batch * length there are. The range of windows moves along
+// with the state: it is searched for once per trajectory and call.
+template <typename T>
+inline void compose(const Compose<T>& c, int64_t begin, int64_t end) {
+  int64_t low = 0, high = 0;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t b = item / c.length, i = item % c.length;
+    if (item == begin || i == 0) {
+      low = high = first_window(c.start, c.count, i - c.window + 1);
+    }
+    while (low < c.count && c.start[low] <= i - c.window) ++low;
+    if (high < low) high = low;
+    while (high < c.count && c.start[high] <= i) ++high;
+
+    T* out = c.out + item * c.row;
+    bool empty = true;
+    for (int64_t n = low; n < high; ++n) {
+      const int64_t j = i - c.start[n];
+      const int8_t weight = c.weight[n * c.window + j];
+      if (weight == 0) continue;
+      const T* row = c.windows + ((b * c.count + n) * c.window + j) * c.row;
+      if (empty && weight > 0) {
+        SDA_FAST_INDEPENDENT
+        for (int64_t e = 0; e < c.row; ++e) out[e] = row[e];
+      } else if (empty) {
+        SDA_FAST_INDEPENDENT
+        for (int64_t e = 0; e < c.row; ++e) out[e] = -row[e];
+      } else if (weight > 0) {
+        SDA_FAST_INDEPENDENT
+        for (int64_t e = 0; e < c.row; ++e) out[e] += row[e];
+      } else {
+        SDA_FAST_INDEPENDENT
+        for (int64_t e = 0; e < c.row; ++e) out[e] -= row[e];
+      }
+      empty = false;
+    }
+    if (empty) {
+      for (int64_t e = 0; e < c.row; ++e) out[e] = T(0);
+    }
+  }
+}
+
+#else
+
+// A thread an element; no atomics.
+template <typename T>
+__global__ void compose_kernel(Compose<T> c) {
+  const int64_t total = c.batch * c.length * c.row;
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t e = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; e < total; e += stride) {
+    const int64_t item = e / c.row;
+    const int64_t place = e - item * c.row;
+    const int64_t b = item / c.length;
+    const int64_t i = item - b * c.length;
+
+    T sum = T(0);
+    for (int64_t n = first_window(c.start, c.count, i - c.window + 1); n < c.count; ++n) {
+      const int64_t j = i - c.start[n];
+      if (j < 0) break;
+      if (j >= c.window) continue;  // only if start is not ascending: never read beyond a window
+      const int8_t weight = c.weight[n * c.window + j];
+      if (weight == 0) continue;
+      const T value = c.windows[((b * c.count + n) * c.window + j) * c.row + place];
+      sum = weight > 0 ? sum + value : sum - value;
+    }
+    c.out[e] = sum;
+  }
+}
+
+#endif
+
+}  // namespace sda_fast::SDA_FAST_VARIANT

@@ -1,0 +1,210 @@
+#pragma once
+
+// The Langevin correction, one delta per sample (batch b, elements e):
+//
+//   delta_b = tau / mean_e eps^2        (0 where the mean is 0: the sample stays as it is)
+//   out = x - sigma (delta_b eps + sqrt(2 delta_b) z),   z the stream's normal numbers
+//
+// out may be x. The mean is summed in blocks of a fixed size, and the blocks' sums in their order
+// in double: it does not depend on the number of threads.
+
+#include "philox_normal.h"
+
+namespace sda_fast {
+
+// x, eps, out (batch, size), contiguous.
+template <typename T>
+struct Langevin {
+  const T* x;
+  const T* eps;
+  T* out;
+  int64_t batch, size;
+  double sigma, tau;
+  NoiseKey key;
+  uint32_t first_sample;
+};
+
+// What multiplies eps and z in a sample: sigma delta and sigma sqrt(2 delta).
+struct Scales {
+  double eps, z;
+};
+
+}  // namespace sda_fast
+
+namespace sda_fast::SDA_FAST_VARIANT {
+
+SDA_FAST_FN Scales langevin_scales(double mean, double sigma, double tau) {
+  if (mean == 0.0) return {0.0, 0.0};
+  const double delta = tau / mean;
+  return {sigma * delta, sigma * square_root(2.0 * delta)};
+}
+
+template <typename T>
+SDA_FAST_FN T langevin_element(T x, T eps, T z, T scale_eps, T scale_z) {
+  return multiply_add(-scale_eps, eps, multiply_add(-scale_z, z, x));
+}
+
+#ifndef __CUDACC__
+
+constexpr int64_t kBlock = 4096;
+static_assert(kBlock % kTile == 0);
+
+inline int64_t langevin_blocks(int64_t size) { return (size + kBlock - 1) / kBlock; }
+
+// The sum of squares of n <= kBlock elements, in 32 lanes that are then added as a tree.
+template <typename T>
+inline double block_square_sum(const T* eps, int64_t n) {
+  constexpr int kLanes = 32;
+  T lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int k = 0; k < kLanes; ++k) lanes[k] = multiply_add(eps[i + k], eps[i + k], lanes[k]);
+  }
+  for (int k = 0; i + k < n; ++k) lanes[k] = multiply_add(eps[i + k], eps[i + k], lanes[k]);
+
+  double sums[kLanes];
+  for (int k = 0; k < kLanes; ++k) sums[k] = static_cast<double>(lanes[k]);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int k = 0; k < width; ++k) sums[k] += sums[k + width];
+  }
+  return sums[0];
+}
+
+// First pass: scratch[item] = the sum over block item, of the batch * blocks there are.
+template <typename T>
+inline void langevin_sums(const Langevin<T>& l, double* scratch, int64_t begin, int64_t end) {
+  const int64_t blocks = langevin_blocks(l.size);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t b = item / blocks, first = item % blocks * kBlock;
+    const int64_t n = l.size - first < kBlock ? l.size - first : kBlock;
+    scratch[item] = block_square_sum(l.eps + b * l.size + first, n);
+  }
+}
+
+// Between the passes: the scales of each sample, of its blocks' sums in their order.
+template <typename T>
+inline void langevin_reduce(const Langevin<T>& l, const double* scratch, Scales* scales) {
+  const int64_t blocks = langevin_blocks(l.size);
+  for (int64_t b = 0; b < l.batch; ++b) {
+    double sum = 0.0;
+    for (int64_t k = 0; k < blocks; ++k) sum += scratch[b * blocks + k];
+    scales[b] = langevin_scales(sum / static_cast<double>(l.size), l.sigma, l.tau);
+  }
+}
+
+// Second pass: the update of blocks [begin, end).
+template <typename T>
+inline void langevin(const Langevin<T>& l, const Scales* scales, int64_t begin, int64_t end) {
+  const int64_t blocks = langevin_blocks(l.size);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t b = item / blocks, start = item % blocks * kBlock;
+    const int64_t stop = l.size - start < kBlock ? l.size : start + kBlock;
+    const auto scale_eps = static_cast<T>(scales[b].eps), scale_z = static_cast<T>(scales[b].z);
+    const auto sample = static_cast<uint32_t>(l.first_sample + b);
+
+    for (int64_t first = start; first < stop; first += kTile) {
+      T z[kTile];
+      normal_tile(l.key, sample, first, z);
+      const T* x = l.x + b * l.size + first;
+      const T* eps = l.eps + b * l.size + first;
+      T* out = l.out + b * l.size + first;
+      if (first + kTile <= stop) {
+        SDA_FAST_INDEPENDENT
+        for (int i = 0; i < kTile; ++i) {
+          out[i] = langevin_element(x[i], eps[i], z[i], scale_eps, scale_z);
+        }
+      } else {
+        for (int64_t i = 0; i < stop - first; ++i) {
+          out[i] = langevin_element(x[i], eps[i], z[i], scale_eps, scale_z);
+        }
+      }
+    }
+  }
+}
+
+#else
+
+constexpr int kThreads = 256;
+constexpr int64_t kBlock = 16 * kThreads;  // elements that a thread block sums
+
+__host__ __device__ inline int64_t langevin_blocks(int64_t size) {
+  return (size + kBlock - 1) / kBlock;
+}
+
+// Adds the values of a thread block's threads as a fixed tree; the result is valid in thread 0.
+__device__ inline double block_sum(double value) {
+  __shared__ double shared[kThreads];
+  shared[threadIdx.x] = value;
+  __syncthreads();
+#pragma unroll
+  for (int width = kThreads / 2; width > 0; width /= 2) {
+    if (threadIdx.x < width) shared[threadIdx.x] += shared[threadIdx.x + width];
+    __syncthreads();
+  }
+  const double sum = shared[0];
+  __syncthreads();  // shared may be written again from here on
+  return sum;
+}
+
+// scratch (batch, blocks): the sums of squares of each block; launched with kThreads threads.
+template <typename T>
+__global__ void langevin_sums_kernel(Langevin<T> l, double* scratch) {
+  const int64_t blocks = langevin_blocks(l.size);
+  for (int64_t item = blockIdx.x; item < l.batch * blocks; item += gridDim.x) {
+    const int64_t b = item / blocks, first = (item - b * blocks) * kBlock;
+    const T* eps = l.eps + b * l.size;
+    const int64_t stop = l.size - first < kBlock ? l.size : first + kBlock;
+    T sum = T(0);
+    for (int64_t i = first + threadIdx.x; i < stop; i += kThreads) {
+      sum = multiply_add(eps[i], eps[i], sum);
+    }
+    const double total = block_sum(static_cast<double>(sum));
+    if (threadIdx.x == 0) scratch[item] = total;
+  }
+}
+
+// scales (batch, 2), of each sample's sums: a thread block a sample, kThreads threads.
+template <typename T>
+__global__ void langevin_reduce_kernel(Langevin<T> l, const double* scratch, double* scales) {
+  const int64_t blocks = langevin_blocks(l.size);
+  for (int64_t b = blockIdx.x; b < l.batch; b += gridDim.x) {
+    double sum = 0.0;
+    for (int64_t k = threadIdx.x; k < blocks; k += kThreads) sum += scratch[b * blocks + k];
+    const double total = block_sum(sum);
+    if (threadIdx.x == 0) {
+      const Scales s = langevin_scales(total / static_cast<double>(l.size), l.sigma, l.tau);
+      scales[2 * b] = s.eps;
+      scales[2 * b + 1] = s.z;
+    }
+  }
+}
+
+// The update: a thread a quad.
+template <typename T>
+__global__ void langevin_kernel(Langevin<T> l, const double* scales) {
+  const int64_t quads = (l.size + 3) / 4;
+  const int64_t total = l.batch * quads;
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t item = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; item < total;
+       item += stride) {
+    const int64_t b = item / quads;
+    const int64_t quad = item - b * quads;
+    const auto scale_eps = static_cast<T>(scales[2 * b]);
+    const auto scale_z = static_cast<T>(scales[2 * b + 1]);
+    T z[4];
+    normal_quad(l.key, static_cast<uint32_t>(l.first_sample + b), static_cast<uint64_t>(quad), z);
+    const int64_t offset = b * l.size + 4 * quad;
+    const int64_t left = l.size - 4 * quad;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (k < left) {
+        l.out[offset + k] =
+            langevin_element(l.x[offset + k], l.eps[offset + k], z[k], scale_eps, scale_z);
+      }
+    }
+  }
+}
+
+#endif
+
+}  // namespace sda_fast::SDA_FAST_VARIANT

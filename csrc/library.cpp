@@ -1,0 +1,68 @@
+// Every operator's schema, in one place, and the Python module `_C`: what is not an operator.
+// The operators' meaning is in kernels/, their implementations in cpu/ and cuda/.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/headeronly/version.h>
+
+#include <array>
+#include <cstdint>
+
+#include "cpu/isa.h"
+#include "kernels/philox.h"
+
+STABLE_TORCH_LIBRARY(sda_fast, m) {
+  m.def("gather(Tensor x, Tensor start, Tensor weight) -> Tensor");
+  m.def("compose(Tensor windows, Tensor start, Tensor weight, SymInt length) -> Tensor");
+  m.def("predictor(Tensor x, Tensor eps, float r, float b) -> Tensor");
+  m.def("predictor_(Tensor(a!) x, Tensor eps, float r, float b) -> ()");
+  m.def(
+      "langevin(Tensor x, Tensor eps, float sigma, float tau, int seed, int step, int correction, "
+      "int first_sample) -> Tensor");
+  m.def(
+      "langevin_(Tensor(a!) x, Tensor eps, float sigma, float tau, int seed, int step, "
+      "int correction, int first_sample) -> ()");
+  m.def(
+      "philox_normal_(Tensor(a!) out, int seed, int step, int correction, int first_sample) -> ()");
+}
+
+namespace py = pybind11;
+
+namespace {
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = SDA_FAST_VERSION;
+#if defined(__clang__)
+  info["compiler"] = "Clang " __clang_version__;
+#elif defined(__GNUC__)
+  info["compiler"] = "GCC " __VERSION__;
+#else
+  info["compiler"] = "unknown";
+#endif
+  info["torch"] = TORCH_VERSION;
+  info["cuda"] = SDA_FAST_CUDA_VERSION[0] != '\0';
+  info["cuda_version"] = SDA_FAST_CUDA_VERSION;
+  info["cuda_architectures"] = SDA_FAST_CUDA_ARCHITECTURES;
+  return info;
+}
+
+std::array<uint32_t, 4> philox(std::array<uint32_t, 4> c, std::array<uint32_t, 2> key) {
+  const auto w = sda_fast::portable::philox({c[0], c[1], c[2], c[3]}, key[0], key[1]);
+  return {w.w0, w.w1, w.w2, w.w3};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "What sda_fast's native library says about itself.";
+  m.def("build_info", &build_info,
+        "Version, compiler, torch built against; whether the CUDA library was built, by which "
+        "toolkit and for which architectures.");
+  m.def("isa", &sda_fast::isa,
+        "The instruction set of the CPU loops in use: avx512, avx2 or baseline.");
+  m.def("philox", &philox, py::arg("ctr"), py::arg("key"),
+        "Four random words of Philox4x32-10, of a counter of four words and a key of two.");
+  sda_fast::isa();  // a bad SDA_FAST_ISA fails the import, not a later operator
+}

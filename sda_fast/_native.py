@@ -1,0 +1,107 @@
+"""Loads the native libraries, and says why where it cannot.
+
+`_C` holds the operators' schemas and their CPU kernels; `_C_cuda`, beside it, their CUDA kernels. It
+is loaded beside a CUDA build of torch only, as it needs that build's libraries.
+
+Nothing here raises or warns: :mod:`sda_fast.ops` does, when an operator is used.
+"""
+
+__all__ = ["available", "cuda_available", "cuda_reason", "device_reason", "info", "reason"]
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch  # its libraries must be loaded before ours
+
+
+def _load() -> tuple[ModuleType | None, str | None]:
+    try:
+        from . import _C
+    except ModuleNotFoundError as error:
+        if error.name != f"{__package__}._C":
+            return None, f"sda_fast's native library cannot be loaded: {error}"
+        return None, (
+            "sda_fast's native library is missing: the package was not installed, or not built for "
+            "this version of Python (pip install . builds it)"
+        )
+    except (ImportError, OSError, RuntimeError) as error:
+        return None, f"sda_fast's native library cannot be loaded: {error}"
+
+    return _C, None
+
+
+def _load_cuda(library: ModuleType | None) -> str | None:
+    """Loads the CUDA library and returns why it could not be, if so."""
+    if library is None:
+        return reason
+    if not library.build_info()["cuda"]:
+        return "sda_fast was built without CUDA (no nvcc was found, or SDA_FAST_CUDA was OFF)"
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA"
+
+    path = Path(library.__file__ or "").with_name("_C_cuda.so")
+    if not path.is_file():
+        return (
+            f"sda_fast's CUDA library is missing: there is no {path.name} beside {library.__name__}"
+        )
+    try:
+        loaded = ctypes.CDLL(str(path))
+        loaded.sda_fast_cuda_problem.restype = ctypes.c_char_p
+        problem = loaded.sda_fast_cuda_problem()
+    except (OSError, AttributeError) as error:
+        return f"sda_fast's CUDA library cannot be loaded: {error}"
+
+    return None if problem is None else f"sda_fast's CUDA library cannot run: {problem.decode()}"
+
+
+_library, reason = _load()
+available = _library is not None
+
+cuda_reason = _load_cuda(_library)
+cuda_available = cuda_reason is None
+
+
+@torch.compiler.assume_constant_result
+@cache
+def device_reason(index: int | None) -> str | None:
+    """Returns why the CUDA library cannot serve a CUDA device, or None if it can."""
+    if cuda_reason is not None or _library is None:
+        return cuda_reason
+
+    major, minor = torch.cuda.get_device_capability(index)
+    architectures = _library.build_info()["cuda_architectures"]
+    for architecture in architectures.split():
+        number, _, kind = architecture.partition("-")
+        built = int("".join(c for c in number if c.isdigit()))
+        # machine code serves the minor versions from its own on, PTX all that came later
+        if kind != "virtual" and built // 10 == major and built % 10 <= minor:
+            return None
+        if kind != "real" and number.isdigit() and built <= 10 * major + minor:
+            return None
+
+    return (
+        f"sda_fast's CUDA library was built for architectures {architectures}, and this GPU is of "
+        f"compute capability {major}.{minor}"
+    )
+
+
+def info() -> dict[str, Any]:
+    """Returns what is known of the native libraries.
+
+    The keys are `available`, `reason` (why not), `cuda_available`, `cuda_reason` and, where the
+    library is available, `isa` and those of `_C.build_info()`: `version`, `compiler`, `torch` (the
+    version built against), `cuda`, `cuda_version` and `cuda_architectures`.
+    """
+    known: dict[str, Any] = {
+        "available": available,
+        "reason": reason,
+        "cuda_available": cuda_available,
+        "cuda_reason": cuda_reason,
+    }
+    if _library is not None:
+        known |= _library.build_info()
+        known["isa"] = _library.isa()
+    return known
