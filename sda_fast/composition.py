@@ -22,7 +22,7 @@ Two rules make plans:
 
 __all__ = ["Centre", "Composition", "Junction", "Plan"]
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -109,8 +109,8 @@ class Plan:
         yield from zip(self.start.tensor_split(count), self.mask.tensor_split(count), strict=True)
 
 
-class Composition(Protocol):
-    """A rule that makes a plan for a trajectory of any length."""
+class Composition(Hashable, Protocol):
+    """A rule that makes a plan for a trajectory of any length, the same for equal rules."""
 
     def plan(self, length: int) -> Plan:
         """Returns the plan for a trajectory of `length` states."""

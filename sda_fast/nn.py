@@ -185,7 +185,7 @@ class UNet(nn.Module):
         if spatial not in (1, 2, 3):
             raise ValueError(f"spatial must be 1, 2 or 3, got {spatial}")
 
-        convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[spatial - 1]
+        convolution: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[spatial - 1]
         size = [kernel_size] * spatial if isinstance(kernel_size, int) else list(kernel_size)
         scale = [stride] * spatial if isinstance(stride, int) else list(stride)
         kwargs |= {"kernel_size": size, "padding": [k // 2 for k in size]}

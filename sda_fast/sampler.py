@@ -19,7 +19,7 @@ __all__ = ["Explanation", "explain", "sample"]
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,8 @@ from tqdm import tqdm
 
 from . import ops
 from .schedule import adams_bashforth, coefficients
-from .score import MCScoreNet, window_batch as batching
+from .score import MCScoreNet
+from .score import window_batch as batching
 
 # On an accelerator a look at the state waits for the device, so it is taken only this often.
 CHECK_EVERY = 16
@@ -160,7 +161,7 @@ def _placement(
     sde: Any, x1: Tensor | None, dtype: torch.dtype | None
 ) -> tuple[torch.device, torch.dtype]:
     """Finds the device and the dtype of the state: those of the network."""
-    parameters = getattr(sde, "parameters", tuple)()
+    parameters: Iterable[Tensor] = getattr(sde, "parameters", tuple)()
     network = next((p for p in parameters if p.is_floating_point()), None)
     device = getattr(sde, "device", None)
 
@@ -289,38 +290,31 @@ def explain(
         RuntimeError: backend="native" and a native operator cannot serve.
     """
     device, dtype = _placement(sde, None, dtype)
-    state = torch.empty(0, *sde.shape, dtype=dtype, device=device)
 
     with ops.backend(backend):
-        reason = ops.unserved(state)
-        if backend == "native" and reason is not None:
-            raise RuntimeError(f"backend='native' cannot serve: {reason}")
+        reason = ops.unserved(torch.empty(0, *sde.shape, dtype=dtype, device=device))
+    if reason is not None and backend == "native":
+        raise RuntimeError(f"backend='native' cannot serve: {reason}")
 
     if backend == "reference":
-        choice = ("reference", "as asked")
+        served, why = "reference", "as asked"
     elif reason is not None:
-        choice = ("reference", reason)
+        served, why = "reference", reason
     else:
-        choice = ("native", f"{dtype} on {device}".replace("torch.", ""))
+        served, why = "native", f"{dtype} on {device}".replace("torch.", "")
 
-    parts = [(name, *choice) for name in ("noise", "predictor", "corrector")]
-
+    parts = [(name, served, why) for name in ("noise", "predictor", "corrector")]
     network = sde.eps
+
     if hasattr(network, "sde") and hasattr(network, "A"):
         parts.append(("guidance", "torch", f"{type(network).__name__}, by autograd"))
         network = network.sde.eps
 
-    name = type(network).__name__
     if isinstance(network, MCScoreNet):
-        rule = network.composition
-        windows = len(network.plan(Size(sde.shape)[0]))
-        parts.append(("composition", *choice))
-        parts[-1] = (
-            *parts[-1][:2],
-            f"{rule if isinstance(rule, str) else rule!r}, {windows} windows",
-        )
-        parts.append(("network", "torch", f"{type(network.kernel).__name__}, called"))
-    else:
-        parts.append(("network", "torch", f"{name}, called as it is"))
+        windows = len(network.plan(sde.shape[0]))
+        parts.append(("composition", served, f"{network.composition}, {windows} windows"))
+        network = network.kernel
+
+    parts.append(("network", "torch", f"{type(network).__name__}, called as it is"))
 
     return Explanation(tuple(parts), steps * (1 + corrections))

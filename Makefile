@@ -1,0 +1,52 @@
+PYTHON ?= python3
+VENV ?= .venv
+
+bin := $(VENV)/bin
+sources := $(shell find backend csrc sda_fast -type f -not -name '*.pyc' -not -path '*/.*')
+install = $(bin)/python -m pip install --quiet -c constraints.txt
+
+.PHONY: help demo test lint format bench clean
+
+help:  ## List the targets.
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+
+# torch first: the build then uses it, and asks for no other.
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(install) torch
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml CMakeLists.txt $(sources)
+	$(install) -e '.[plot]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml CMakeLists.txt $(sources)
+	$(install) -e '.[test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.torch pyproject.toml
+	$(install) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.demo  ## Assimilate a chaotic trajectory; writes demo.png and demo.npz.
+	$(bin)/python -m sda_fast demo
+
+test: $(VENV)/.test  ## Run the tests.
+	$(bin)/python -m pytest
+
+lint: $(VENV)/.lint  ## Check the format, the style and the types.
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*')
+	$(bin)/mypy
+
+format: $(VENV)/.lint  ## Format the sources.
+	$(bin)/ruff check --fix-only --quiet .
+	$(bin)/ruff format .
+	$(bin)/clang-format -i $$(git ls-files 'csrc/*')
+
+bench: $(VENV)/.test  ## Time the native operators against the reference.
+	$(bin)/python -m pytest benchmarks --benchmark-only --benchmark-group-by=group
+
+clean:  ## Remove the environment and what was built.
+	rm -rf $(VENV) build dist

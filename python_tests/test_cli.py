@@ -1,0 +1,56 @@
+"""The command line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sda_fast.cli import main
+
+
+def test_info(capsys: pytest.CaptureFixture[str]):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("version", "torch", "ISA", "CUDA", "threads"):
+        assert word in printed
+
+
+def test_module_runs():
+    result = subprocess.run(
+        [sys.executable, "-m", "sda_fast", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "demo" in result.stdout
+
+
+def test_train(tmp_path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "prior.safetensors"
+    size = ["--order", "1", "--width", "8", "--depth", "1", "--states", "8"]
+    effort = ["--iterations", "3", "--batch-size", "4", "--trajectories", "10"]
+
+    assert main(["train", "lorenz63", *size, *effort, "--out", str(out)]) == 0
+    assert out.is_file()
+    printed = capsys.readouterr().out
+    assert str(out) in printed
+    assert "denoising_error" in json.loads(printed.split("\n", 1)[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["demo", "--out", "nowhere"], "no directory 'nowhere'"),
+        (["train", "lorenz63", "--width", "0"], "width must be positive, got 0"),
+        (["train", "lorenz63", "--lengths", "3"], "lengths are only for"),
+    ],
+)
+def test_errors_are_one_line(words, message, capsys: pytest.CaptureFixture[str]):
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_unknown_system_is_refused(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["train", "lorenz64"])
+    assert "lorenz63" in capsys.readouterr().err

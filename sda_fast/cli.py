@@ -1,0 +1,114 @@
+"""The command line, `python -m sda_fast`."""
+
+__all__ = ["main"]
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+
+EXPECTED = (ValueError, TypeError, FileNotFoundError, ImportError, RuntimeError, OSError)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Describes the commands. Their modules are imported only when they run."""
+    from .training import SYSTEMS, Config
+
+    parser = argparse.ArgumentParser(
+        prog="python -m sda_fast", description="Fast score-based data assimilation."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    commands.add_parser("info", help="say what is installed and what is native")
+
+    demo = commands.add_parser("demo", help="assimilate a Lorenz-63 trajectory")
+    demo.add_argument("--out", default=".", help="directory to write into (default: here)")
+    demo.add_argument("--members", type=int, default=64, help="posterior trajectories")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--backend", choices=("auto", "native", "reference"), default="auto")
+
+    train = commands.add_parser(
+        "train",
+        help="simulate a system and train a prior on it",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    train.add_argument("system", choices=tuple(SYSTEMS))
+    train.add_argument("--out", default=argparse.SUPPRESS, help="safetensors file to write")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    train.add_argument("--every", type=int, default=2000, help="iterations between checkpoints")
+    train.add_argument("--threads", type=int, help="threads to compute with")
+
+    for field in fields(Config):
+        flag = "--" + field.name.replace("_", "-")
+        if field.name == "system" or field.default is MISSING:
+            continue
+        if field.name == "lengths":
+            train.add_argument(
+                flag, type=int, nargs="+", default=(), help="window lengths to draw from"
+            )
+        elif isinstance(field.default, bool):
+            train.add_argument(flag, action="store_true", help=" ")
+        else:
+            train.add_argument(flag, type=type(field.default), default=field.default, help=" ")
+
+    return parser
+
+
+def _info(_: argparse.Namespace) -> None:
+    from .info import describe
+
+    print(describe())
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from .demo import demo
+
+    print(
+        demo(
+            arguments.out,
+            members=arguments.members,
+            seed=arguments.seed,
+            backend=arguments.backend,
+        )
+    )
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from .training import Config, train
+
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+
+    values = {field.name: getattr(arguments, field.name) for field in fields(Config)}
+    config = Config(**values | {"lengths": tuple(arguments.lengths)})
+    out = getattr(arguments, "out", f"{config.system}.safetensors")
+    record = train(config, out, resume=arguments.resume, every=arguments.every)
+
+    print(f"wrote {out}")
+    print(json.dumps(record["validation"], indent=1))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Arguments:
+        arguments: The words of the command line, by default those of the process.
+
+    Returns:
+        The exit status: 0, or 1 if the command failed, after one line that says why.
+    """
+    parsed = _parser().parse_args(arguments)
+
+    try:
+        {"info": _info, "demo": _demo, "train": _train}[parsed.command](parsed)
+    except EXPECTED as error:
+        print(f"sda_fast: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("sda_fast: interrupted", file=sys.stderr)
+        return 130
+
+    return 0
