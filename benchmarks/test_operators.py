@@ -1,0 +1,94 @@
+"""Times every operator, native against the pure-PyTorch reference.
+
+    pytest benchmarks --benchmark-only --benchmark-group-by=group
+
+Both sides of a group run in one process, on the same tensors, after their results were compared.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from sda_fast import Centre, Junction, ops
+
+SIZES = {"small": (1, 65, 3), "medium": (128, 65, 3), "large": (128, 1024, 64)}
+BACKENDS = ("native", "reference")
+
+
+@pytest.fixture(params=SIZES)
+def size(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def compare(benchmark, group: str, backend: str, run: Callable[[], torch.Tensor]) -> None:
+    """Checks that both backends agree, then times one of them."""
+    with torch.no_grad():
+        with ops.backend("reference"):
+            expected = run()
+        with ops.backend(backend):
+            torch.testing.assert_close(run(), expected, rtol=1e-4, atol=1e-5)
+            benchmark.group = f"{group} ({torch.get_num_threads()} threads)"
+            benchmark(run)
+
+
+@pytest.mark.parametrize("rule", [Centre(2), Junction(9, 4)], ids=["centre", "junction"])
+def test_gather(benchmark, backend: str, size: str, rule):
+    x = torch.randn(SIZES[size])
+    plan = rule.plan(x.shape[1])
+    group = f"gather {type(rule).__name__} {size}"
+
+    compare(benchmark, group, backend, lambda: ops.gather(x, plan.start, plan.mask))
+
+
+@pytest.mark.parametrize("rule", [Centre(2), Junction(9, 4)], ids=["centre", "junction"])
+def test_compose(benchmark, backend: str, size: str, rule):
+    batch, length, features = SIZES[size]
+    plan = rule.plan(length)
+    windows = torch.randn(batch, len(plan), plan.window * features)
+    group = f"compose {type(rule).__name__} {size}"
+
+    compare(
+        benchmark, group, backend, lambda: ops.compose(windows, plan.start, plan.weight, length)
+    )
+
+
+def test_predictor(benchmark, backend: str, size: str):
+    x, eps = torch.randn(2, *SIZES[size])
+
+    compare(benchmark, f"predictor {size}", backend, lambda: ops.predictor(x, eps, 1.01, -0.02))
+
+
+# The reference of what draws noise is an oracle, far slower than what one would use: the other side
+# is eager PyTorch with torch's own generator.
+
+
+@pytest.mark.parametrize("source", ["native", "torch"])
+def test_langevin(benchmark, source: str, size: str):
+    x, eps = torch.randn(2, *SIZES[size])
+    benchmark.group = f"langevin {size} ({torch.get_num_threads()} threads)"
+
+    def eager() -> torch.Tensor:
+        z = torch.randn_like(x)
+        delta = 0.25 / eps.square().mean(dim=(1, 2), keepdim=True)
+        return x - 0.5 * (delta * eps + torch.sqrt(2 * delta) * z)
+
+    def native() -> torch.Tensor:
+        return ops.langevin(x, eps, 0.5, 0.25, seed=1, step=2)
+
+    with torch.no_grad(), ops.backend("native"):
+        benchmark(native if source == "native" else eager)
+
+
+@pytest.mark.parametrize("source", ["native", "torch"])
+def test_noise(benchmark, source: str, size: str):
+    x = torch.empty(SIZES[size])
+    benchmark.group = f"noise {size} ({torch.get_num_threads()} threads)"
+
+    with ops.backend("native"):
+        benchmark(x.normal_ if source == "torch" else lambda: ops.philox_normal_(x, seed=1, step=2))
