@@ -8,8 +8,10 @@
 
 #include <array>
 #include <cstdint>
+#include <tuple>
 
 #include "cpu/isa.h"
+#include "kernels/normal.h"
 #include "kernels/philox.h"
 
 STABLE_TORCH_LIBRARY(sda_fast, m) {
@@ -53,6 +55,13 @@ std::array<uint32_t, 4> philox(std::array<uint32_t, 4> c, std::array<uint32_t, 2
   return {w.w0, w.w1, w.w2, w.w3};
 }
 
+std::tuple<float, float, double, double> normals(uint32_t a, uint32_t b) {
+  std::tuple<float, float, double, double> n;
+  sda_fast::portable::normal_pair(a, b, std::get<0>(n), std::get<1>(n));
+  sda_fast::portable::normal_pair(a, b, std::get<2>(n), std::get<3>(n));
+  return n;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -64,5 +73,7 @@ PYBIND11_MODULE(_C, m) {
         "The instruction set of the CPU loops in use: avx512, avx2 or baseline.");
   m.def("philox", &philox, py::arg("ctr"), py::arg("key"),
         "Four random words of Philox4x32-10, of a counter of four words and a key of two.");
+  m.def("normals", &normals, py::arg("a"), py::arg("b"),
+        "The two normal numbers of a pair of words, in float32 and then in float64.");
   sda_fast::isa();  // a bad SDA_FAST_ISA fails the import, not a later operator
 }

@@ -1,7 +1,7 @@
 """Loads the native libraries, and says why where it cannot.
 
-`_C` holds the operators' schemas and their CPU kernels; `_C_cuda`, beside it, their CUDA kernels. It
-is loaded beside a CUDA build of torch only, as it needs that build's libraries.
+`_C` holds the operators' schemas and their CPU kernels; `_C_cuda`, beside it, their CUDA kernels.
+It is loaded beside a CUDA build of torch only, as it needs that build's libraries.
 
 Nothing here raises or warns: :mod:`sda_fast.ops` does, when an operator is used.
 """
@@ -10,6 +10,7 @@ __all__ = ["available", "cuda_available", "cuda_reason", "device_reason", "info"
 
 import ctypes
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ import torch  # its libraries must be loaded before ours
 
 def _load() -> tuple[ModuleType | None, str | None]:
     try:
-        from . import _C
+        library = import_module("._C", __package__)
     except ModuleNotFoundError as error:
         if error.name != f"{__package__}._C":
             return None, f"sda_fast's native library cannot be loaded: {error}"
@@ -30,7 +31,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
     except (ImportError, OSError, RuntimeError) as error:
         return None, f"sda_fast's native library cannot be loaded: {error}"
 
-    return _C, None
+    return library, None
 
 
 def _load_cuda(library: ModuleType | None) -> str | None:
@@ -64,7 +65,7 @@ cuda_reason = _load_cuda(_library)
 cuda_available = cuda_reason is None
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 @cache
 def device_reason(index: int | None) -> str | None:
     """Returns why the CUDA library cannot serve a CUDA device, or None if it can."""

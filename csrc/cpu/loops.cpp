@@ -11,6 +11,6 @@ constexpr Loops<T> all() {
           langevin_sums<T>, langevin_reduce<T>, langevin<T>};
 }
 
-extern constinit const LoopTable table = {all<float>(), all<double>()};
+constinit const LoopTable table = {all<float>(), all<double>()};
 
 }  // namespace sda_fast::SDA_FAST_VARIANT
