@@ -114,6 +114,12 @@ def test_noise_of_other_streams_is_independent() -> None:
 
 # Loading
 
+
+def test_the_library_loads() -> None:
+    """The tests of native operators are skipped without it: an installed package must have it."""
+    assert _native.available, _native.reason
+
+
 HIDE = """
 import sys
 class Hide:

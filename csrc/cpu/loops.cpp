@@ -11,6 +11,7 @@ constexpr Loops<T> all() {
           langevin_sums<T>, langevin_reduce<T>, langevin<T>};
 }
 
+extern const LoopTable table;  // constants are otherwise local to their file
 constinit const LoopTable table = {all<float>(), all<double>()};
 
 }  // namespace sda_fast::SDA_FAST_VARIANT
