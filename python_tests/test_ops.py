@@ -377,6 +377,15 @@ def test_gradient_of_a_still_sample_is_finite() -> None:
     assert eps.grad[0].isfinite().all()
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (4,)], ids=str)
+def test_gradients_of_small_shapes(shape: tuple[int, ...]) -> None:
+    x, eps = (t.requires_grad_() for t in torch.randn(2, *shape, dtype=torch.float64))
+    native("langevin", x, eps, 0.3, 0.5, **STREAM).sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
+    assert eps.grad.shape == shape
+    assert eps.grad.isfinite().all()
+
+
 def test_in_place_with_gradients_uses_the_reference() -> None:
     leaf = torch.randn(2, 5, requires_grad=True)
     x = leaf * 1

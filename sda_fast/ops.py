@@ -25,6 +25,7 @@ __all__ = [
     "unserved",
 ]
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -394,18 +395,21 @@ def _backward_langevin(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     where the second term comes from :math:`\delta`, and :math:`z` is generated once more.
     """
     (eps,) = ctx.saved_tensors
-    batch = (-1, *(1,) * (eps.ndim - 1))
-    flat, size = eps.reshape(len(eps), -1), max(1, eps[:1].numel())
+    size = max(1, math.prod(eps.shape[1:]))
+    event = tuple(range(1, eps.ndim)) or None
+
+    def over_event(x: Tensor) -> Tensor:
+        return x if event is None else x.sum(dim=event, keepdim=True)
 
     z = torch.empty(eps.shape, dtype=eps.dtype, device=eps.device)
     torch.ops.sda_fast.philox_normal_.default(z, *ctx.stream)
 
-    mean = flat.square().sum(dim=1).reshape(batch) / size
+    mean = over_event(eps.square()) / size
     still = mean == 0
     delta = torch.where(still, 0.0, ctx.tau / torch.where(still, 1.0, mean))
     # the root's slope at zero is infinite: keep it away from samples that do not move
     half = torch.where(still, 0.0, torch.sqrt(torch.where(still, 1.0, delta) / 2))
-    along = (grad * (delta * eps + half * z)).reshape(len(eps), -1).sum(dim=1).reshape(batch)
+    along = over_event(grad * (delta * eps + half * z))
     scale = torch.where(still, 0.0, 2 / (size * torch.where(still, 1.0, mean)))
 
     grad_eps = ctx.sigma * (scale * along * eps - delta * grad)
