@@ -189,7 +189,8 @@ class DPSGaussianScore(nn.Module):
             else:
                 error = error.sum()
 
-        (gradient,) = torch.autograd.grad(error.sum(), x)
+            (gradient,) = torch.autograd.grad(error.sum(), x)
+
         gradient = -self.zeta * gradient / error.detach().sqrt()
 
         return eps.detach() - sigma * gradient

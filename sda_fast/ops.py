@@ -17,8 +17,10 @@ __all__ = [
     "backend",
     "compose",
     "gather",
+    "is_native",
     "langevin",
     "langevin_",
+    "mlp_score",
     "philox_normal_",
     "predictor",
     "predictor_",
@@ -100,7 +102,7 @@ def _need_grad(tensors: tuple[Tensor, ...]) -> bool:
     return any(x.requires_grad for x in tensors)
 
 
-def _is_native(*tensors: Tensor, in_place: bool = False) -> bool:
+def is_native(*tensors: Tensor, in_place: bool = False) -> bool:
     """Says whether an operator on floating-point tensors is to run natively.
 
     Arguments:
@@ -154,7 +156,7 @@ def gather(x: Tensor, start: Tensor, weight: Tensor) -> Tensor:
             or a row of non-zero weight lies beyond the trajectory; on a GPU, where looking would
             mean to wait for it, such a row is NaN.
     """
-    if _is_native(x):
+    if is_native(x):
         return torch.ops.sda_fast.gather.default(x, start, weight)
     return reference.gather(x, start, weight)
 
@@ -178,7 +180,7 @@ def compose(windows: Tensor, start: Tensor, weight: Tensor, length: int) -> Tens
     Raises:
         RuntimeError: As for :func:`gather`; on a GPU, rows beyond the trajectory are left out.
     """
-    if _is_native(windows):
+    if is_native(windows):
         return torch.ops.sda_fast.compose.default(windows, start, weight, length)
     return reference.compose(windows, start, weight, length)
 
@@ -203,14 +205,14 @@ def predictor(x: Tensor, eps: Tensor, r: float, b: float) -> Tensor:
     Raises:
         RuntimeError: If shapes, dtypes or devices differ.
     """
-    if _is_native(x, eps):
+    if is_native(x, eps):
         return torch.ops.sda_fast.predictor.default(x, eps, r, b)
     return reference.predictor(x, eps, r, b)
 
 
 def predictor_(x: Tensor, eps: Tensor, r: float, b: float) -> None:
     """Takes the step of :func:`predictor` in place, on an `x` of any strides."""
-    if _is_native(x, eps, in_place=True):
+    if is_native(x, eps, in_place=True):
         torch.ops.sda_fast.predictor_.default(x, eps, r, b)
     else:
         reference.predictor_(x, eps, r, b)
@@ -279,7 +281,7 @@ def langevin(
         ValueError: If a number of the stream is out of range.
     """
     stream = _stream(seed, step, correction, first_sample)
-    if _is_native(x, eps):
+    if is_native(x, eps):
         return torch.ops.sda_fast.langevin.default(x, eps, sigma, tau, **stream)
     return reference.langevin(x, eps, sigma, tau, **stream)
 
@@ -297,7 +299,7 @@ def langevin_(
 ) -> None:
     """Takes the correction of :func:`langevin` in place, on an `x` of any strides."""
     stream = _stream(seed, step, correction, first_sample)
-    if _is_native(x, eps, in_place=True):
+    if is_native(x, eps, in_place=True):
         torch.ops.sda_fast.langevin_.default(x, eps, sigma, tau, **stream)
     else:
         reference.langevin_(x, eps, sigma, tau, **stream)
@@ -324,10 +326,56 @@ def philox_normal_(
         ValueError: If a number of the stream is out of range.
     """
     stream = _stream(seed, step, correction, first_sample)
-    if _is_native(out, in_place=True):
+    if is_native(out, in_place=True):
         torch.ops.sda_fast.philox_normal_.default(out, **stream)
     else:
         reference.philox_normal_(out, **stream)
+
+
+# Networks
+
+
+def mlp_score(
+    x: Tensor,
+    start: Tensor,
+    mask: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    weights: Tensor,
+    transposed: Tensor,
+    widths: list[int],
+    activation: int,
+    length_aware: bool,
+) -> Tensor:
+    r"""Evaluates a residual MLP on the windows of trajectories and composes what it returns.
+
+    The same as :func:`gather`, the network and :func:`compose`, in one pass that keeps the
+    activations of a few windows in cache. Differentiable with respect to `x`, once; the weights
+    are constants. :class:`sda_fast.fused.FusedMLP` packs the weights.
+
+    Arguments:
+        x: The trajectories, with shape :math:`(B, L, D)`, float32 on the CPU.
+        start: The first state of each window, int64 with shape :math:`(N)`, ascending.
+        mask: Which rows of the windows are states, int8 with shape :math:`(N, w)`.
+        weight: The weights -1, 0 or +1 of the windows' rows in the composition, like `mask`.
+        bias: The first layer's bias, time and context included, with shape (1 or B, width) and
+            padded with zeros.
+        weights: The other weights, packed.
+        transposed: The transposed weights, packed, for the gradient.
+        widths: The widths of the residual blocks; the last is :math:`w D`.
+        activation: The number of the activation: 0 ReLU, 1 ELU, 2 SELU, 3 SiLU,
+            4 GELU.
+        length_aware: Whether the mask is an input of the network.
+
+    Returns:
+        The composed estimate, with shape :math:`(B, L, D)`.
+
+    Raises:
+        RuntimeError: If a shape or dtype does not fit.
+    """
+    return torch.ops.sda_fast.mlp_score.default(
+        x, start, mask, weight, bias, weights, transposed, widths, activation, length_aware
+    )
 
 
 # What torch asks of an operator: the shape of its result, and its gradient
@@ -416,6 +464,24 @@ def _backward_langevin(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad, grad_eps, None, None, None, None, None, None
 
 
+def _setup_mlp_score(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.widths, ctx.activation, ctx.length_aware = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_mlp_score(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grad_x = torch.ops.sda_fast.mlp_score_vjp.default(
+        grad, *ctx.saved_tensors, ctx.widths, ctx.activation, ctx.length_aware
+    )
+    return grad_x, *(None,) * 9
+
+
+def _backward_mlp_score_vjp(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    raise NotImplementedError(
+        "mlp_score has no second derivative; use ops.backend('reference') where it is needed"
+    )
+
+
 if _native.available:
     for _name, _fake in (
         ("gather", _fake_gather),
@@ -424,6 +490,8 @@ if _native.available:
         ("predictor_", _fake_in_place),
         ("langevin", _fake_like),
         ("langevin_", _fake_in_place),
+        ("mlp_score", _fake_like),
+        ("mlp_score_vjp", _fake_like),
         ("philox_normal_", _fake_in_place),
     ):
         torch.library.register_fake(f"sda_fast::{_name}", _fake)
@@ -433,5 +501,7 @@ if _native.available:
         ("compose", _backward_compose, _setup_compose),
         ("predictor", _backward_predictor, _setup_predictor),
         ("langevin", _backward_langevin, _setup_langevin),
+        ("mlp_score", _backward_mlp_score, _setup_mlp_score),
+        ("mlp_score_vjp", _backward_mlp_score_vjp, None),
     ):
         torch.library.register_autograd(f"sda_fast::{_name}", _backward, setup_context=_setup)

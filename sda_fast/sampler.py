@@ -30,8 +30,7 @@ from tqdm import tqdm
 
 from . import ops
 from .schedule import adams_bashforth, coefficients
-from .score import MCScoreNet
-from .score import window_batch as batching
+from .score import MCScoreNet, sampling
 
 # On an accelerator a look at the state waits for the device, so it is taken only this often.
 CHECK_EVERY = 16
@@ -102,7 +101,7 @@ def sample(
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(ops.backend(backend))
-        stack.enter_context(batching(window_batch))
+        stack.enter_context(sampling(window_batch))
 
         x = torch.empty(batch.numel(), *event, dtype=dtype, device=device)
         if x1 is None:
@@ -291,8 +290,9 @@ def explain(
     """
     device, dtype = _placement(sde, None, dtype)
 
+    state = torch.empty(0, *sde.shape, dtype=dtype, device=device)
     with ops.backend(backend):
-        reason = ops.unserved(torch.empty(0, *sde.shape, dtype=dtype, device=device))
+        reason = ops.unserved(state)
     if reason is not None and backend == "native":
         raise RuntimeError(f"backend='native' cannot serve: {reason}")
 
@@ -313,8 +313,14 @@ def explain(
     if isinstance(network, MCScoreNet):
         windows = len(network.plan(sde.shape[0]))
         parts.append(("composition", served, f"{network.composition}, {windows} windows"))
-        network = network.kernel
-
-    parts.append(("network", "torch", f"{type(network).__name__}, called as it is"))
+        with ops.backend(backend), sampling():
+            fused = network.fused(state)
+        name = type(network.kernel).__name__
+        if isinstance(fused, str):
+            parts.append(("network", "torch", f"{name}, called: {fused}"))
+        else:
+            parts.append(("network", "native", f"{name}, fused with the composition"))
+    else:
+        parts.append(("network", "torch", f"{type(network).__name__}, called as it is"))
 
     return Explanation(tuple(parts), steps * (1 + corrections))

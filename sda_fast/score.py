@@ -1,10 +1,11 @@
 r"""Score networks: of states, of windows, and of trajectories composed from windows."""
 
-__all__ = ["MCScoreNet", "MCScoreWrapper", "ScoreNet", "ScoreUNet", "window_batch"]
+__all__ = ["MCScoreNet", "MCScoreWrapper", "ScoreNet", "ScoreUNet", "sampling"]
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -13,23 +14,38 @@ from torch import Tensor, nn
 
 from . import ops
 from .composition import Centre, Composition, Junction, Plan
+from .fused import FusedMLP, Packed, UnfusableError
 from .nn import ResMLP, TimeEmbedding, UNet, broadcast
 
 # Below this many rows a matrix product may sum in another order, so that the last bits would depend
 # on how windows are grouped.
 MIN_ROWS = 32
 
-_window_batch: ContextVar[int | None] = ContextVar("window_batch", default=None)
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """How composed networks are evaluated for now."""
+
+    window_batch: int | None = None
+    fused: dict[nn.Module, FusedMLP] = field(default_factory=dict)
+
+
+_evaluation: ContextVar[_Evaluation | None] = ContextVar("evaluation", default=None)
 
 
 @contextmanager
-def window_batch(size: int | None) -> Iterator[None]:
-    """Sets how many windows, over all samples, a composed network evaluates in one call."""
-    token = _window_batch.set(size)
+def sampling(window_batch: int | None = None) -> Iterator[None]:
+    """Makes composed networks take their parameters and structure as constants for a `with` block.
+
+    Arguments:
+        window_batch: The number of windows, over all samples, that a network evaluates in one
+            call, by default all.
+    """
+    token = _evaluation.set(_Evaluation(window_batch))
     try:
         yield
     finally:
-        _window_batch.reset(token)
+        _evaluation.reset(token)
 
 
 @lru_cache(maxsize=16)
@@ -145,11 +161,14 @@ class MCScoreNet(nn.Module):
         if order < 1:
             raise ValueError(f"order must be at least 1, got {order}")
 
+        self.features = features
         self.order = order
         self.length_aware = length_aware
         self.composition = composition
 
         build = ScoreUNet if kwargs.get("spatial", 0) > 0 else ScoreNet
+        self._packed = Packed()
+
         mask = self.window if length_aware else 0
         self.kernel = build(features * self.window, context + mask, **kwargs)
 
@@ -188,8 +207,19 @@ class MCScoreNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         """Maps trajectories (B, L, C, *), a time () and context (context, *) to noise
         (B, L, C, *)."""
+        if x.ndim < 3 or x.shape[2] != self.features:
+            raise ValueError(
+                f"x must have shape (B, L, {self.features}, *), got {tuple(x.shape)}: a network of "
+                f"{self.features} features scores trajectories with shape (L, {self.features}, *)"
+            )
+
         plan = self.plan(x.shape[1], x.device)
-        limit = _window_batch.get()
+        fused = self.fused(x, t, c)
+        if isinstance(fused, FusedMLP):
+            return fused(x, t, c, plan)
+
+        evaluation = _evaluation.get()
+        limit = evaluation.window_batch if evaluation is not None else None
         batch = max(len(x), 1)
         most = len(plan) if limit is None else max(limit // batch, 1)
 
@@ -199,6 +229,29 @@ class MCScoreNet(nn.Module):
         ]
 
         return ops.compose(torch.cat(eps, dim=1), plan.start, plan.weight, plan.states)
+
+    def fused(self, x: Tensor, t: Tensor | None = None, c: Tensor | None = None) -> FusedMLP | str:
+        """Returns what evaluates the network natively, or why its kernel is called instead."""
+        if not ops.is_native(x):
+            return "the native operators are not used"
+
+        evaluation = _evaluation.get()
+        fused = evaluation.fused.get(self) if evaluation is not None else None
+
+        if fused is None:
+            if type(self.kernel) is not ScoreNet:
+                return f"its kernel is a {type(self.kernel).__name__}"
+            learns = evaluation is None and torch.is_grad_enabled()
+            if learns and any(p.requires_grad for p in self.kernel.parameters()):
+                return "its parameters require gradients"
+            try:
+                fused = FusedMLP(self, self._packed)
+            except UnfusableError as reason:
+                return str(reason)
+            if evaluation is not None:
+                evaluation.fused[self] = fused
+
+        return fused.unserved(x, t, c) or fused
 
     def _context(self, mask: Tensor, x: Tensor, c: Tensor | None) -> Tensor | None:
         """Appends the mask of the windows to the context."""

@@ -11,6 +11,7 @@ namespace {
 struct Choice {
   std::string name;
   const LoopTable* table;
+  const TileTable* tiles;
 };
 
 // What each table was compiled for, feature by feature: see CMakeLists.txt.
@@ -36,10 +37,10 @@ Choice choose() {
   const char* forced = std::getenv("SDA_FAST_ISA");
   const std::string name = forced != nullptr && *forced != '\0' ? forced : best;
 
-  if (name == "baseline") return {name, &baseline::table};
+  if (name == "baseline") return {name, &baseline::table, &baseline::tile_table};
 #ifdef SDA_FAST_X86
-  if (name == "avx2" && has_avx2()) return {name, &avx2::table};
-  if (name == "avx512" && has_avx512()) return {name, &avx512::table};
+  if (name == "avx2" && has_avx2()) return {name, &avx2::table, &avx2::tile_table};
+  if (name == "avx512" && has_avx512()) return {name, &avx512::table, &avx512::tile_table};
 #endif
   if (name == "avx2" || name == "avx512") {
     throw std::runtime_error("SDA_FAST_ISA is " + name +
@@ -59,5 +60,6 @@ const Choice& chosen() {
 
 const std::string& isa() { return chosen().name; }
 const LoopTable& loops() { return *chosen().table; }
+const TileTable& tiles() { return *chosen().tiles; }
 
 }  // namespace sda_fast

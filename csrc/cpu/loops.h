@@ -1,11 +1,12 @@
 #pragma once
 
-// The loops of the operators, as tables of functions: loops.cpp is compiled once per instruction
-// set and defines one table each time; isa.cpp chooses among them at run time.
+// The loops of the operators, as tables of functions: loops.cpp and tiles.cpp are compiled once per
+// instruction set and define one table each time; isa.cpp chooses among them at run time.
 
 #include "../kernels/compose.h"
 #include "../kernels/gather.h"
 #include "../kernels/langevin.h"
+#include "../kernels/mlp_score.h"
 #include "../kernels/philox_normal.h"
 #include "../kernels/predictor.h"
 
@@ -28,20 +29,31 @@ struct LoopTable {
   Loops<double> float64;
 };
 
+// Of tiles.cpp, which is compiled with contraction: products and sums become fused multiply-adds.
+struct TileTable {
+  int64_t (*mlp_tiles)(const MlpScore&);
+  int64_t (*mlp_scratch)(const MlpScore&, bool vjp);
+  void (*mlp_run)(const MlpScore&, bool vjp, float* scratch, int64_t begin, int64_t end);
+};
+
 namespace baseline {
 extern const LoopTable table;
+extern const TileTable tile_table;
 }
 #ifdef SDA_FAST_X86
 namespace avx2 {
 extern const LoopTable table;
+extern const TileTable tile_table;
 }
 namespace avx512 {
 extern const LoopTable table;
+extern const TileTable tile_table;
 }
 #endif
 
-// The table for the instruction set in use.
+// The tables for the instruction set in use.
 const LoopTable& loops();
+const TileTable& tiles();
 
 template <typename T>
 const Loops<T>& loops_of();

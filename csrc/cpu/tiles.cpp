@@ -1,0 +1,11 @@
+// Compiled once per instruction set like loops.cpp, but with contraction. All of it is arithmetic
+// on whole vectors, so a result does not depend on where in a tile it is computed.
+
+#include "loops.h"
+
+namespace sda_fast::SDA_FAST_VARIANT {
+
+extern const TileTable tile_table;  // as in loops.cpp
+constinit const TileTable tile_table = {mlp_tiles, mlp_scratch, mlp_run};
+
+}  // namespace sda_fast::SDA_FAST_VARIANT

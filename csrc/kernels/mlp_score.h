@@ -1,0 +1,350 @@
+#pragma once
+
+// A residual MLP over the windows of trajectories, forward and the vector-Jacobian product with
+// respect to the trajectories, a tile of windows at a time.
+//
+// The network is a linear map of the window (and of its mask), then for each of `widths` a linear
+// map where the width changes and a block
+//
+//   y = x + W2 act(W1 n + b1) + b2,   n = (x - mean x) / sqrt(var x + 1e-5), var unbiased.
+//
+// A tile's activations are stored feature by feature, its windows side by side in vectors: a matrix
+// product is then a broadcast weight times vectors, LayerNorm, activation and residual work in
+// place, and what a window's result is does not depend on the other windows. They stay in cache
+// through all layers.
+//
+// Weights are packed in panels of kPanel output features, each panel (in, kPanel), and the output
+// features padded with zeros to whole panels. In their order: of the first map only the weights
+// (its bias, which depends on time and context, is given); of a linear map W, b; of a block W1, b1,
+// W2, b2. The transposed weights likewise, without biases.
+
+#include "vector.h"
+
+namespace sda_fast {
+
+enum class Activation : int64_t { kReLU, kELU, kSELU, kSiLU, kGELU };
+
+struct MlpScore {
+  const float* x;           // (batch, length, features)
+  const int64_t* start;     // (count)
+  const int8_t* mask;       // (count, window): which rows are states; the others are zero
+  const float* bias;        // (1 or batch, first width): the first map's
+  int64_t bias_stride;      // between the samples' biases, or 0
+  const float* weights;     // packed
+  const float* transposed;  // packed, for the vector-Jacobian product
+  const int64_t* widths;    // (depth): of the blocks; the last is window * features
+  int64_t depth;
+  int64_t batch, length, features, count, window;
+  bool length_aware;  // the mask is an input too
+  Activation activation;
+  const float* cotangent;  // (batch, length, features), for the vector-Jacobian product
+  const int8_t* weight;    // (count, window), likewise: of the composition
+  int64_t first, chunk;    // the windows of this call: [first, first + chunk) of each trajectory
+  float* out;              // (batch, chunk, window * features)
+};
+
+}  // namespace sda_fast
+
+namespace sda_fast::SDA_FAST_VARIANT {
+
+constexpr int64_t kPanel = 8;
+SDA_FAST_FN int64_t mlp_padded(int64_t width) { return (width + kPanel - 1) / kPanel * kPanel; }
+
+// Accumulators fill the registers: kWide vectors of windows times kFeatures features.
+#if defined(__AVX512F__)
+constexpr int kWide = 2, kFeatures = 8;
+#else
+constexpr int kWide = 3, kFeatures = 4;
+#endif
+
+constexpr int64_t kMlpTile = kWide * kLanes;
+
+SDA_FAST_FN Vector activate(Activation f, Vector a) {
+  const Vector zero = splat(0.0f);
+  switch (f) {
+    case Activation::kReLU:
+      return a > zero ? a : zero;
+    case Activation::kELU:
+      return a > zero ? a : exponential(a) - 1.0f;
+    case Activation::kSELU:
+      return 1.0507009873554805f * (a > zero ? a : 1.6732632423543772f * (exponential(a) - 1.0f));
+    case Activation::kGELU:
+      return a * normal_distribution(a);
+    default:
+      return a / (1.0f + exponential(-a));
+  }
+}
+
+SDA_FAST_FN Vector derivative(Activation f, Vector a) {
+  const Vector zero = splat(0.0f), one = splat(1.0f);
+  switch (f) {
+    case Activation::kReLU:
+      return a > zero ? one : zero;
+    case Activation::kELU:
+      return a > zero ? one : exponential(a);
+    case Activation::kSELU:
+      return 1.0507009873554805f * (a > zero ? one : 1.6732632423543772f * exponential(a));
+    case Activation::kGELU:
+      return normal_distribution(a) + a * 0.39894228f * exponential(-0.5f * a * a);
+    default: {
+      const Vector s = 1.0f / (1.0f + exponential(-a));
+      return s * (1.0f + a * (1.0f - s));
+    }
+  }
+}
+
+// out = W in + b (+ out if `add`) for a tile of R vectors of windows: in (inputs, R), out (outputs,
+// R). Without b it starts from zero.
+template <int R>
+inline void product(const float* in, int64_t inputs, const float* w, const float* b,
+                    int64_t outputs, bool add, float* out) {
+  constexpr int64_t kRow = R * kLanes;
+  for (int64_t o = 0; o < outputs; o += kFeatures) {
+    const float* panel = w + o / kPanel * kPanel * inputs + o % kPanel;
+    Vector sum[kFeatures][R];
+    for (int f = 0; f < kFeatures; ++f) {
+      for (int r = 0; r < R; ++r) sum[f][r] = splat(b != nullptr ? b[o + f] : 0.0f);
+    }
+    for (int64_t i = 0; i < inputs; ++i) {
+      Vector value[R];
+      for (int r = 0; r < R; ++r) value[r] = at(in + i * kRow + r * kLanes);
+      for (int f = 0; f < kFeatures; ++f) {
+        const Vector factor = splat(panel[i * kPanel + f]);
+        for (int r = 0; r < R; ++r) sum[f][r] += value[r] * factor;
+      }
+    }
+    for (int f = 0; f < kFeatures; ++f) {
+      for (int r = 0; r < R; ++r) {
+        Vector& result = at(out + (o + f) * kRow + r * kLanes);
+        result = add ? result + sum[f][r] : sum[f][r];
+      }
+    }
+  }
+}
+
+// n = (x - mean) * scale, scale = 1 / sqrt(variance + 1e-5), over the features.
+template <int R>
+inline void normalise(const float* x, int64_t width, float* n, float* scale) {
+  constexpr int64_t kRow = R * kLanes;
+  for (int r = 0; r < R; ++r) {
+    const float* column = x + r * kLanes;
+    Vector mean = splat(0.0f), square = splat(0.0f);
+    for (int64_t i = 0; i < width; ++i) mean += at(column + i * kRow);
+    mean *= 1.0f / static_cast<float>(width);
+    for (int64_t i = 0; i < width; ++i) {
+      const Vector d = at(column + i * kRow) - mean;
+      square += d * d;
+    }
+    const Vector factor = inverse_square_root(square / static_cast<float>(width - 1) + 1e-5f);
+    for (int64_t i = 0; i < width; ++i) {
+      at(n + i * kRow + r * kLanes) = (at(column + i * kRow) - mean) * factor;
+    }
+    at(scale + r * kLanes) = factor;
+  }
+}
+
+// g += the cotangent of x, for the cotangent gn of n: scale (gn - mean gn - n sum(gn n) / (w - 1)).
+template <int R>
+inline void normalise_vjp(const float* gn, const float* n, const float* scale, int64_t width,
+                          float* g) {
+  constexpr int64_t kRow = R * kLanes;
+  for (int r = 0; r < R; ++r) {
+    const int64_t c = r * kLanes;
+    Vector mean = splat(0.0f), along = splat(0.0f);
+    for (int64_t i = 0; i < width; ++i) {
+      mean += at(gn + i * kRow + c);
+      along += at(gn + i * kRow + c) * at(n + i * kRow + c);
+    }
+    mean *= 1.0f / static_cast<float>(width);
+    along *= 1.0f / static_cast<float>(width - 1);
+    const Vector factor = at(scale + c);
+    for (int64_t i = 0; i < width; ++i) {
+      at(g + i * kRow + c) +=
+          factor * (at(gn + i * kRow + c) - mean - at(n + i * kRow + c) * along);
+    }
+  }
+}
+
+// The windows of a tile: for each its trajectory and its place among the windows of the call.
+struct MlpRow {
+  int64_t b, n;
+};
+SDA_FAST_FN MlpRow mlp_row(const MlpScore& m, int64_t row) {
+  return {row / m.chunk, m.first + row % m.chunk};
+}
+
+// Gathers windows [row, row + rows) feature by feature: rows of the trajectory times `weight`.
+template <int R>
+inline void gather_tile(const MlpScore& m, const float* source, const int8_t* weight, int64_t row,
+                        int64_t rows, float* in) {
+  constexpr int64_t kRow = R * kLanes;
+  const int64_t inputs = m.window * m.features;
+  for (int64_t i = 0; i < inputs * kRow; ++i) in[i] = 0.0f;
+  for (int64_t r = 0; r < rows; ++r) {
+    const MlpRow place = mlp_row(m, row + r);
+    const float* states = source + (place.b * m.length + m.start[place.n]) * m.features;
+    for (int64_t j = 0; j < m.window; ++j) {
+      const int8_t sign = weight[place.n * m.window + j];
+      if (sign == 0) continue;
+      for (int64_t c = 0; c < m.features; ++c) {
+        const float value = states[j * m.features + c];
+        in[(j * m.features + c) * kRow + r] = sign > 0 ? value : -value;
+      }
+    }
+  }
+}
+
+// What the layers of a tile work in; `kept` has for every block n, a = W1 n + b1 and scale.
+struct MlpScratch {
+  float *x, *n, *a, *kept;
+};
+
+inline int64_t mlp_widest(const MlpScore& m) {
+  int64_t widest = mlp_padded(m.window * (m.features + (m.length_aware ? 1 : 0)));
+  for (int64_t d = 0; d < m.depth; ++d) {
+    if (m.widths[d] > widest) widest = m.widths[d];
+  }
+  return mlp_padded(widest);
+}
+
+// Floats of scratch for a thread.
+inline int64_t mlp_scratch(const MlpScore& m, bool vjp) {
+  const int64_t wide = mlp_widest(m) * kMlpTile;
+  return 3 * wide + kMlpTile + (vjp ? m.depth * (2 * wide + kMlpTile) : 0);
+}
+
+inline int64_t mlp_tiles(const MlpScore& m) {
+  return (m.batch * m.chunk + kMlpTile - 1) / kMlpTile;
+}
+
+// The layers up to the last, whose result is in s.x; keeps what the way back needs if `keep`.
+template <int R>
+inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, const MlpScratch& s,
+                       bool keep) {
+  constexpr int64_t kRow = R * kLanes;
+  const int64_t wide = mlp_widest(m) * kMlpTile;
+  const float* w = m.weights;
+
+  // the first map, from s.n to s.x
+  int64_t inputs = m.window * m.features;
+  gather_tile<R>(m, m.x, m.mask, row, rows, s.n);
+  if (m.length_aware) {
+    for (int64_t j = 0; j < m.window; ++j) {
+      for (int64_t r = 0; r < kRow; ++r) {
+        const bool state = r < rows && m.mask[mlp_row(m, row + r).n * m.window + j] != 0;
+        s.n[(inputs + j) * kRow + r] = state ? 1.0f : 0.0f;
+      }
+    }
+    inputs += m.window;
+  }
+  int64_t width = m.widths[0], padded = mlp_padded(width);
+  if (m.bias_stride == 0) {
+    product<R>(s.n, inputs, w, m.bias, padded, false, s.x);
+  } else {
+    for (int64_t i = 0; i < padded; ++i) {
+      for (int64_t r = 0; r < kRow; ++r) {
+        const int64_t b = r < rows ? mlp_row(m, row + r).b : 0;
+        s.x[i * kRow + r] = m.bias[b * m.bias_stride + i];
+      }
+    }
+    product<R>(s.n, inputs, w, nullptr, padded, true, s.x);
+  }
+  w += padded * inputs;
+
+  for (int64_t d = 0; d < m.depth; ++d) {
+    if (m.widths[d] != width) {
+      inputs = width;
+      width = m.widths[d];
+      padded = mlp_padded(width);
+      for (int64_t i = 0; i < inputs * kRow; i += kLanes) at(s.n + i) = at(s.x + i);
+      product<R>(s.n, inputs, w, w + padded * inputs, padded, false, s.x);
+      w += padded * (inputs + 1);
+    }
+
+    float* kept = s.kept + d * (2 * wide + kMlpTile);
+    float* n = keep ? kept : s.n;
+    float* scale = keep ? kept + 2 * wide : s.a + wide;
+    normalise<R>(s.x, width, n, scale);
+    product<R>(n, width, w, w + padded * width, padded, false, s.a);
+    w += padded * (width + 1);
+    if (keep) {
+      float* a = kept + wide;
+      for (int64_t i = 0; i < padded * kRow; i += kLanes) at(a + i) = at(s.a + i);
+      if (d == m.depth - 1) return;  // the way back does not need the result
+    }
+    for (int64_t i = 0; i < padded * kRow; i += kLanes) {
+      at(s.a + i) = activate(m.activation, at(s.a + i));
+    }
+    product<R>(s.a, width, w, w + padded * width, padded, true, s.x);
+    w += padded * (width + 1);
+  }
+}
+
+// The cotangent of a tile's windows, in s.x, from the composition's.
+template <int R>
+inline void mlp_layers_vjp(const MlpScore& m, int64_t row, int64_t rows, const MlpScratch& s) {
+  constexpr int64_t kRow = R * kLanes;
+  const int64_t wide = mlp_widest(m) * kMlpTile;
+  mlp_layers<R>(m, row, rows, s, true);
+
+  const int64_t features = m.window * m.features;
+  for (int64_t i = features * kRow; i < mlp_padded(features) * kRow; ++i) s.x[i] = 0.0f;
+  gather_tile<R>(m, m.cotangent, m.weight, row, rows, s.x);
+
+  const float* w = m.transposed;  // in the order of the way back
+  for (int64_t d = m.depth - 1; d >= 0; --d) {
+    const int64_t width = m.widths[d], padded = mlp_padded(width);
+    const float* kept = s.kept + d * (2 * wide + kMlpTile);
+
+    product<R>(s.x, width, w, nullptr, padded, false, s.a);
+    w += padded * width;
+    for (int64_t i = 0; i < width * kRow; i += kLanes) {
+      at(s.a + i) *= derivative(m.activation, at(kept + wide + i));
+    }
+    product<R>(s.a, width, w, nullptr, padded, false, s.n);
+    w += padded * width;
+    normalise_vjp<R>(s.n, kept, kept + 2 * wide, width, s.x);
+
+    const int64_t before = d > 0 ? m.widths[d - 1] : features;
+    if (d == 0 || before != width) {
+      for (int64_t i = 0; i < width * kRow; i += kLanes) at(s.n + i) = at(s.x + i);
+      product<R>(s.n, width, w, nullptr, mlp_padded(before), false, s.x);
+      w += mlp_padded(before) * width;
+    }
+  }
+}
+
+template <int R>
+inline void mlp_tile(const MlpScore& m, int64_t row, int64_t rows, const MlpScratch& s, bool vjp) {
+  constexpr int64_t kRow = R * kLanes;
+  const int64_t features = m.window * m.features;
+  if (vjp) {
+    mlp_layers_vjp<R>(m, row, rows, s);
+  } else {
+    mlp_layers<R>(m, row, rows, s, false);
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < features; ++i) {
+      m.out[(row + r) * features + i] = s.x[i * kRow + r];
+    }
+  }
+}
+
+// Tiles [begin, end) of the call's windows.
+inline void mlp_run(const MlpScore& m, bool vjp, float* scratch, int64_t begin, int64_t end) {
+  const int64_t wide = mlp_widest(m) * kMlpTile;
+  const MlpScratch s = {scratch, scratch + wide, scratch + 2 * wide, scratch + 3 * wide + kMlpTile};
+  const int64_t total = m.batch * m.chunk;
+
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const int64_t row = tile * kMlpTile;
+    const int64_t rows = total - row < kMlpTile ? total - row : kMlpTile;
+    if (rows <= kLanes) {
+      mlp_tile<1>(m, row, rows, s, vjp);
+    } else {
+      mlp_tile<kWide>(m, row, rows, s, vjp);
+    }
+  }
+}
+
+}  // namespace sda_fast::SDA_FAST_VARIANT

@@ -1,0 +1,253 @@
+"""Fused networks against the modules that they are made from, in float64."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sda_fast import Centre, Junction, MCScoreNet, ScoreNet, ops
+from sda_fast.fused import FusedMLP, Packed
+from sda_fast.score import sampling
+
+pytestmark = pytest.mark.skipif(
+    ops.unserved(torch.empty(0)) is not None, reason="the native library is not built"
+)
+
+
+def make(features: int = 3, order: int = 2, **kwargs: Any) -> MCScoreNet:
+    kwargs = {"embedding": 8, "hidden_features": [32] * 2, "activation": nn.SiLU} | kwargs
+    torch.manual_seed(0)
+    return MCScoreNet(features, order=order, **kwargs).requires_grad_(False)
+
+
+def is_fused(network: MCScoreNet, x: Tensor, *args: Any) -> bool:
+    return isinstance(network.fused(x, *args), FusedMLP)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b).norm() / b.norm())
+
+
+def forward_and_vjp(network: MCScoreNet, x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    y = network(x, *args)
+    cotangent = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).reshape(y.shape)
+    (gradient,) = torch.autograd.grad(y, x, cotangent)
+    return y.detach(), gradient
+
+
+def check(network: MCScoreNet, x: Tensor, t: Tensor, c: Tensor | None = None) -> None:
+    assert is_fused(network, x, t, c)
+    exact = copy.deepcopy(network).double()
+    context = None if c is None else c.double()
+
+    y, gradient = forward_and_vjp(network, x, t, c)
+    y_exact, gradient_exact = forward_and_vjp(exact, x.double(), t.double(), context)
+
+    assert relative(y, y_exact) < 5e-6
+    assert relative(gradient, gradient_exact) < 5e-6
+
+
+@pytest.mark.parametrize("batch", [1, 2, 33])
+@pytest.mark.parametrize("length", [5, 6, 20, 21, 65])
+def test_shapes(batch: int, length: int):
+    check(make(), torch.randn(batch, length, 3), torch.tensor(0.3))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ELU, nn.SELU, nn.SiLU, nn.GELU])
+def test_activations(activation: type[nn.Module]):
+    check(make(activation=activation), 3 * torch.randn(2, 30, 3), torch.tensor(0.3))
+
+
+@pytest.mark.parametrize(
+    ("features", "order", "hidden"),
+    [
+        (1, 1, [16]),
+        (2, 1, [7, 7, 9]),
+        (3, 2, [64, 32, 15]),
+        (3, 2, [256] * 5),
+        (5, 4, [100]),
+        (64, 1, [48]),
+        (2, 16, [40, 80]),
+    ],
+)
+def test_widths(features: int, order: int, hidden: list[int]):
+    network = make(features, order, hidden_features=hidden)
+    check(network, torch.randn(3, 2 * order + 4, features), torch.tensor(0.7))
+
+
+@pytest.mark.parametrize("length", [1, 4, 9, 10, 33, 64])
+@pytest.mark.parametrize("rule", [Junction(9, 4), Junction(7, 1), Junction(9, 8)])
+def test_junction(length: int, rule: Junction):
+    network = make(order=4, length_aware=True, composition=rule)
+    check(network, torch.randn(4, length, 3), torch.tensor(0.1))
+
+
+def test_shorter_centre_windows():
+    network = make(order=4, length_aware=True, composition=Centre(2))
+    check(network, torch.randn(4, 20, 3), torch.tensor(0.1))
+
+
+def test_context():
+    network = make(context=6)
+    check(network, torch.randn(3, 12, 3), torch.tensor(0.1), torch.randn(6))
+
+
+def test_times_of_samples():
+    check(make(), torch.randn(5, 30, 3), torch.rand(5, 1))
+
+
+def test_empty_batch():
+    network, t = make(), torch.tensor(0.5)
+    assert is_fused(network, torch.empty(0, 9, 3))
+    assert network(torch.empty(0, 9, 3), t).shape == (0, 9, 3)
+
+
+def test_strided_input():
+    network, t = make(), torch.tensor(0.5)
+    x = torch.randn(20, 3, 4).transpose(0, 1)[..., 1:]
+    torch.testing.assert_close(network(x, t), network(x.contiguous(), t), rtol=0, atol=0)
+
+
+def test_samples_do_not_depend_on_each_other():
+    network, t = make(hidden_features=[64] * 2), torch.tensor(0.5)
+    x = torch.randn(40, 33, 3)
+    y = network(x, t)
+
+    for part in (slice(0, 1), slice(3, 10), slice(37, 40)):
+        assert torch.equal(network(x[part], t), y[part])
+
+
+def test_threads_do_not_matter():
+    network, t = make(hidden_features=[64] * 2), torch.tensor(0.5)
+    x, threads = torch.randn(7, 33, 3), torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(forward_and_vjp(network, x, t))
+    finally:
+        torch.set_num_threads(threads)
+
+    for y, gradient in results[1:]:
+        assert torch.equal(y, results[0][0])
+        assert torch.equal(gradient, results[0][1])
+
+
+def test_changed_weights_are_seen():
+    network, x, t = make(), torch.randn(2, 20, 3), torch.tensor(0.5)
+    before = network(x, t)
+
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.1)
+    assert not torch.equal(network(x, t), before)
+    check(network, x, t)
+
+    network.load_state_dict(make(activation=nn.ReLU).state_dict())
+    torch.testing.assert_close(network(x, t), before)
+
+    network.kernel.network[0] = nn.Linear(23, 32).requires_grad_(False)
+    check(network, x, t)
+
+
+def changed(network: MCScoreNet, change: str) -> MCScoreNet:
+    block = network.kernel.network[1]
+    if change == "layer":
+        block[1] = nn.Sequential(block[1])
+    elif change == "activation":
+        block[2] = nn.Tanh()
+    elif change == "argument":
+        block[2] = nn.ELU(alpha=0.5)
+    elif change == "bias":
+        block[1].bias = None
+    elif change == "hook":
+        block[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+    elif change == "norm":
+        block[0].eps = 1e-3
+    elif change == "kernel":
+        network.kernel = type("Other", (ScoreNet,), {})(15, embedding=8, hidden_features=[32])
+        network.requires_grad_(False)
+    return network
+
+
+@pytest.mark.parametrize(
+    "change", ["layer", "activation", "argument", "bias", "hook", "norm", "kernel"]
+)
+def test_another_network_is_not_fused(change: str):
+    network, x, t = make(), torch.randn(2, 20, 3), torch.tensor(0.5)
+    assert is_fused(network, x, t)  # and what it was made of is remembered
+
+    network = changed(network, change)
+    assert isinstance(network.fused(x, t), str)
+
+    with ops.backend("reference"):
+        expected = network(x, t)
+    torch.testing.assert_close(network(x, t), expected)
+
+
+def test_parameters_keep_their_gradients():
+    network, x, t = make().requires_grad_(True), torch.randn(2, 20, 3), torch.tensor(0.5)
+
+    assert network.fused(x, t) == "its parameters require gradients"
+    network(x, t).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+    with sampling():
+        assert is_fused(network, x, t)
+    with torch.no_grad():
+        assert is_fused(network, x, t)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_are_called(dtype: torch.dtype):
+    network, x = make().to(dtype), torch.randn(2, 20, 3, dtype=dtype)
+    assert isinstance(network.fused(x), str)
+    assert network(x, torch.tensor(0.5, dtype=dtype)).dtype == dtype
+
+
+def operator_arguments(network: MCScoreNet, x: Tensor) -> tuple[Any, ...]:
+    """The arguments of the operator for a network."""
+    fused, plan = FusedMLP(network, Packed()), network.plan(x.shape[1])
+    bias = torch.randn(1, -(-fused.widths[0] // 8) * 8)
+    return (
+        *(x, plan.start, plan.mask, plan.weight, bias, fused.weights, fused.transposed),
+        *(fused.widths, fused.activation, fused.length_aware),
+    )
+
+
+def test_operator_is_registered_well():
+    arguments = operator_arguments(make(), torch.randn(2, 9, 3, requires_grad=True))
+    torch.library.opcheck(torch.ops.sda_fast.mlp_score.default, arguments)
+    constants = (torch.randn(2, 9, 3), arguments[0].detach(), *arguments[1:])
+    torch.library.opcheck(torch.ops.sda_fast.mlp_score_vjp.default, constants)
+
+
+def test_second_derivative_is_refused():
+    network, x = make(), torch.randn(2, 9, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(
+        network(x, torch.tensor(0.5)).square().sum(), x, create_graph=True
+    )
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (0, torch.randn(9, 3), "x must be"),
+        (0, torch.randn(2, 9, 3).double(), "x must be"),
+        (0, torch.randn(2, 8, 3), "must lie in the trajectory"),
+        (4, torch.randn(3, 32), "bias must have shape"),
+        (5, torch.randn(7), "weights must have"),
+        (7, [32, 16], "widths must"),
+        (8, 9, "activation must be"),
+    ],
+)
+def test_operator_refuses(place: int, value: Any, message: str):
+    arguments = list(operator_arguments(make(), torch.randn(2, 9, 3)))
+    arguments[place] = value
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.sda_fast.mlp_score(*arguments)

@@ -1,0 +1,201 @@
+r"""Networks that run as one native operator.
+
+A :class:`FusedMLP` is made from a :class:`sda_fast.MCScoreNet` whose kernel is a residual MLP. It
+evaluates the network on all windows of a trajectory and composes the result without ever writing a
+tensor of windows times width, and its vector-Jacobian product likewise. It uses the network's own
+parameters: their packed copy is renewed when they change.
+"""
+
+__all__ = ["FusedMLP", "Packed", "UnfusableError"]
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+from .composition import Plan
+from .nn import LayerNorm, ResidualBlock, ResMLP, TimeEmbedding
+
+PANEL = 8  # output features side by side in a packed weight, as in csrc/kernels/mlp_score.h
+
+# The native activations in the order of the operator's numbers, and what their arguments must be.
+ACTIVATIONS: tuple[tuple[type[nn.Module], dict[str, Any]], ...] = (
+    (nn.ReLU, {}),
+    (nn.ELU, {"alpha": 1.0}),
+    (nn.SELU, {}),
+    (nn.SiLU, {}),
+    (nn.GELU, {"approximate": "none"}),
+)
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class UnfusableError(Exception):
+    """Says why a network cannot be fused."""
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Says whether something is called beside a module."""
+    return any(getattr(module, hooks) for hooks in HOOKS)
+
+
+def _expect(module: Any, kind: type[nn.Module], name: str) -> Any:
+    """Checks that a module is exactly of a type, and that nothing is hooked to it."""
+    if type(module) is not kind:
+        raise UnfusableError(f"its {name} is of type {type(module).__name__}, not {kind.__name__}")
+    if _hooked(module):
+        raise UnfusableError(f"its {name} has hooks")
+    return module
+
+
+def _linear(module: Any) -> nn.Linear:
+    """Checks a linear layer."""
+    linear: nn.Linear = _expect(module, nn.Linear, "layer")
+    if linear.bias is None:
+        raise UnfusableError("a layer has no bias")
+    if linear.weight.dtype != torch.float32:
+        raise UnfusableError(f"its weights are {linear.weight.dtype}, not torch.float32")
+    return linear
+
+
+def _activation(module: nn.Module) -> int:
+    """Returns the operator's number of an activation."""
+    for number, (kind, arguments) in enumerate(ACTIVATIONS):
+        if type(module) is kind and all(getattr(module, k) == v for k, v in arguments.items()):
+            return number
+    raise UnfusableError(f"its activation {module} is not native")
+
+
+def _panels(weight: Tensor) -> Tensor:
+    """Packs a weight (out, in) into panels (out / PANEL, in, PANEL), padded with zeros."""
+    weight = nn.functional.pad(weight, (0, 0, 0, -len(weight) % PANEL))
+    return weight.unflatten(0, (-1, PANEL)).transpose(1, 2).flatten()
+
+
+def _padded(bias: Tensor) -> Tensor:
+    """Pads biases (*, out) to whole panels."""
+    return nn.functional.pad(bias, (0, -bias.shape[-1] % PANEL))
+
+
+class Packed:
+    """The packed weights of a network and their transposes, packed anew when they change."""
+
+    def __init__(self) -> None:
+        self._versions: list[tuple[int, int, int]] | None = None
+        self._tensors = (torch.empty(0), torch.empty(0))
+
+    def of(self, linears: list[nn.Linear], seen: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Packs linear layers, of the first of which only some columns: up to the first number,
+        and from the second on."""
+        versions = [
+            (id(p), p.data_ptr(), p._version)
+            for linear in linears
+            for p in (linear.weight, linear.bias)
+        ]
+
+        if versions != self._versions:
+            first, *others = linears
+            window, mask = first.weight[:, : seen[0]], first.weight[:, seen[1] :]
+
+            forward = [_panels(torch.cat((window, mask), dim=1))]
+            for linear in others:
+                forward += [_panels(linear.weight), _padded(linear.bias)]
+            backward = [_panels(linear.weight.T) for linear in reversed(others)]
+            backward.append(_panels(window.T))
+
+            self._tensors = (torch.cat(forward), torch.cat(backward))
+            self._versions = versions
+
+        return self._tensors
+
+
+class FusedMLP:
+    """The residual MLP of a score network, evaluated on windows and composed natively.
+
+    Arguments:
+        network: The score network, a :class:`sda_fast.MCScoreNet` with a kernel of type
+            :class:`sda_fast.ScoreNet`.
+        packed: Where its packed weights are kept.
+
+    Raises:
+        UnfusableError: The network does not have the structure of a residual MLP.
+    """
+
+    def __init__(self, network: Any, packed: Packed):
+        kernel = network.kernel
+        self.embedding: TimeEmbedding = _expect(kernel.embedding, TimeEmbedding, "embedding")
+        self.length_aware: bool = network.length_aware
+
+        layers = list(_expect(kernel.network, ResMLP, "network"))
+        if not layers or type(layers[0]) is not nn.Linear:
+            raise UnfusableError("its first layer is not linear")
+
+        self.linears: list[nn.Linear] = []
+        self.widths: list[int] = []
+        activations = set()
+
+        for layer in layers:
+            if type(layer) is nn.Linear:
+                self.linears.append(_linear(layer))
+                continue
+            norm, before, activation, after = _expect(layer, ResidualBlock, "layer")
+            norm = _expect(norm, LayerNorm, "norm")
+            if (norm.dim, norm.eps) != (-1, 1e-5):
+                raise UnfusableError(f"its norm is over dimension {norm.dim} with eps {norm.eps}")
+            activations.add(_activation(activation))
+            self.linears += [_linear(before), _linear(after)]
+            self.widths.append(before.in_features)
+
+        if len(activations) != 1:
+            raise UnfusableError("its activations are not all the same")
+        (self.activation,) = activations
+
+        # the columns of the first layer: window, time embedding, context and mask
+        window = network.features * network.window
+        mask = network.window if self.length_aware else 0
+        embedding = self.embedding[-1].out_features
+        self.context = self.linears[0].in_features - window - embedding - mask
+        self.columns = (window, window + embedding + self.context)
+        if min(self.widths) < 2 or self.widths[-1] != window or self.context < 0:
+            raise UnfusableError("its widths are not those of a score network")
+
+        with torch.no_grad():
+            self.weights, self.transposed = packed.of(self.linears, self.columns)
+
+    def unserved(self, x: Tensor, t: Tensor | None, c: Tensor | None) -> str | None:
+        """Returns why the operator cannot serve these arguments, or None if it can."""
+        if x.dtype != torch.float32 or x.ndim != 3 or x.device.type != "cpu":
+            return "the fused network serves vectors of float32 on CPU"
+        if t is not None and t.numel() != 1 and t.shape != (len(x), 1):
+            return "the fused network serves one time, or one for each sample"
+        if c is not None and c.shape != (self.context,):
+            return "the fused network serves one context for all samples"
+        if any(s is not None and s.requires_grad for s in (t, c)):
+            return "the fused network has no gradient of time and context"
+        return None
+
+    def __call__(self, x: Tensor, t: Tensor, c: Tensor | None, plan: Plan) -> Tensor:
+        """Maps trajectories (B, L, D), a time () or times (B, 1) and context (context) to noise
+        (B, L, D)."""
+        first = self.linears[0]
+
+        with torch.no_grad():
+            features = self.embedding(t.reshape(-1))
+            if c is not None:
+                features = torch.cat((features, c.expand(len(features), -1)), dim=1)
+            columns = first.weight[:, slice(*self.columns)]
+            bias = _padded(torch.addmm(first.bias, features, columns.T))
+
+        return ops.mlp_score(
+            x,
+            plan.start,
+            plan.mask,
+            plan.weight,
+            bias,
+            self.weights,
+            self.transposed,
+            self.widths,
+            self.activation,
+            self.length_aware,
+        )
