@@ -1,0 +1,28 @@
+"""What all tests share."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs a test on one thread, unless it is slow: on tensors as small as most tests' threads only
+    wait for each other, on a busy machine very long."""
+    before = torch.get_num_threads()
+    if "slow" not in request.keywords:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def threads(_one_thread: None) -> Callable[[int], None]:
+    """Sets the number of torch's threads, for the test."""
+    return torch.set_num_threads
