@@ -20,32 +20,28 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml CMakeLists.txt $(sources)
 	$(install) -e '.[plot]'
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.torch pyproject.toml CMakeLists.txt $(sources)
-	$(install) -e '.[test]'
-	@touch $@
-
-$(VENV)/.lint: $(VENV)/.torch pyproject.toml
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml CMakeLists.txt $(sources)
 	$(install) -e '.[dev]'
 	@touch $@
 
 demo: $(VENV)/.demo  ## Assimilate a chaotic trajectory; writes demo.png and demo.npz.
 	$(bin)/python -m sda_fast demo
 
-test: $(VENV)/.test  ## Run the tests.
+test: $(VENV)/.dev  ## Run the tests.
 	$(bin)/python -m pytest
 
-lint: $(VENV)/.lint  ## Check the format, the style and the types.
+lint: $(VENV)/.dev  ## Check the format, the style and the types.
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*')
 	$(bin)/mypy
 
-format: $(VENV)/.lint  ## Format the sources.
+format: $(VENV)/.dev  ## Format the sources.
 	$(bin)/ruff check --fix-only --quiet .
 	$(bin)/ruff format .
 	$(bin)/clang-format -i $$(git ls-files 'csrc/*')
 
-bench: $(VENV)/.test  ## Time the native operators against the reference.
+bench: $(VENV)/.dev  ## Time the native operators against the reference.
 	$(bin)/python -m pytest benchmarks --benchmark-only --benchmark-group-by=group
 
 clean:  ## Remove the environment and what was built.

@@ -1,0 +1,1 @@
+"""Studies, each one command: `python -m experiments.NAME`."""
