@@ -325,3 +325,26 @@ class Assimilation(torch.nn.Module):
             log_p = -(error**2 / (self.std**2 + 1e-2 * (sigma / mu) ** 2)).sum() / 2
         (gradient,) = torch.autograd.grad(log_p, x)
         return eps - sigma * gradient
+
+
+# Where the estimate is affine in the state, the predictor is too
+
+
+def sampled_law(
+    E: Callable[[float], tuple[Tensor, Tensor]],
+    mu: Callable[[float], float],
+    sigma: Callable[[float], float],
+    steps: int,
+) -> tuple[Tensor, Tensor]:
+    """Returns the matrix M and the vector a by which predictor steps make M x(1) + a of the
+    initial noise, for an estimate E x + e: samples have mean a and covariance M M^T."""
+    M, a = None, None
+    for n in range(1, steps + 1):
+        before, after = 1 - (n - 1) / steps, 1 - n / steps
+        r = mu(after) / mu(before)
+        matrix, vector = E(before)
+        step = r * torch.eye(len(matrix), dtype=matrix.dtype)
+        step = step + (sigma(after) - r * sigma(before)) * matrix
+        shift = (sigma(after) - r * sigma(before)) * vector
+        M, a = (step, shift) if M is None else (step @ M, step @ a + shift)
+    return M, a
