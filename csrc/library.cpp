@@ -27,10 +27,11 @@ STABLE_TORCH_LIBRARY(sda_fast, m) {
       "int correction, int first_sample) -> ()");
   m.def(
       "mlp_score(Tensor x, Tensor start, Tensor mask, Tensor weight, Tensor bias, Tensor weights, "
-      "Tensor transposed, int[] widths, int activation, bool length_aware) -> Tensor");
+      "Tensor transposed, int[] widths, int activation, bool length_aware, SymInt kept_rows) -> "
+      "(Tensor, Tensor)");
   m.def(
       "mlp_score_vjp(Tensor cotangent, Tensor x, Tensor start, Tensor mask, Tensor weight, "
-      "Tensor bias, Tensor weights, Tensor transposed, int[] widths, int activation, "
+      "Tensor bias, Tensor weights, Tensor transposed, Tensor kept, int[] widths, int activation, "
       "bool length_aware) -> Tensor");
   m.def(
       "philox_normal_(Tensor(a!) out, int seed, int step, int correction, int first_sample) -> ()");

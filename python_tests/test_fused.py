@@ -136,6 +136,16 @@ def test_threads_do_not_matter():
         assert torch.equal(gradient, results[0][1])
 
 
+@pytest.mark.parametrize("kept", [0, 1, 32, 96, 100, 200])
+def test_what_is_kept_does_not_matter(kept: int, monkeypatch: pytest.MonkeyPatch):
+    network, x, t = make(), torch.randn(5, 33, 3), torch.tensor(0.5)
+    expected = forward_and_vjp(network, x, t)
+
+    monkeypatch.setattr(ops, "KEPT_BYTES", 4 * kept * ops._kept([32, 32, 15]))
+    for result, other in zip(forward_and_vjp(network, x, t), expected, strict=True):
+        assert torch.equal(result, other)
+
+
 def test_changed_weights_are_seen():
     network, x, t = make(), torch.randn(2, 20, 3), torch.tensor(0.5)
     before = network(x, t)
@@ -214,14 +224,17 @@ def operator_arguments(network: MCScoreNet, x: Tensor) -> tuple[Any, ...]:
     bias = torch.randn(1, -(-fused.widths[0] // 8) * 8)
     return (
         *(x, plan.start, plan.mask, plan.weight, bias, fused.weights, fused.transposed),
-        *(fused.widths, fused.activation, fused.length_aware),
+        *(fused.widths, fused.activation, fused.length_aware, 0),
     )
 
 
 def test_operator_is_registered_well():
     arguments = operator_arguments(make(), torch.randn(2, 9, 3, requires_grad=True))
     torch.library.opcheck(torch.ops.sda_fast.mlp_score.default, arguments)
-    constants = (torch.randn(2, 9, 3), arguments[0].detach(), *arguments[1:])
+    kept = torch.ops.sda_fast.mlp_score(*arguments)[1]
+    x, *others, widths, activation, length_aware, _ = arguments
+    constants = (torch.randn(2, 9, 3), x.detach(), *others, kept)
+    constants = (*constants, widths, activation, length_aware)
     torch.library.opcheck(torch.ops.sda_fast.mlp_score_vjp.default, constants)
 
 

@@ -41,6 +41,10 @@ from . import _native, reference
 
 BACKENDS = ("auto", "native", "reference")
 
+# How much of a network's activations is kept for its gradient. What of the windows does not fit is
+# computed once more.
+KEPT_BYTES = 1 << 24
+
 _backend: ContextVar[str] = ContextVar("sda_fast.backend", default="auto")
 _traced = (
     "auto"  # the same for torch.compile, which guards on a global but cannot read a ContextVar
@@ -373,9 +377,15 @@ def mlp_score(
     Raises:
         RuntimeError: If a shape or dtype does not fit.
     """
+    kept_rows = 0
+    if torch.is_grad_enabled() and x.requires_grad:
+        # up to a tile more than there are windows, since tiles are kept as a whole
+        kept_rows = min(x.shape[0] * start.shape[0] + 32, KEPT_BYTES // (4 * _kept(widths)))
+
+    tensors = (x, start, mask, weight, bias, weights, transposed)
     return torch.ops.sda_fast.mlp_score.default(
-        x, start, mask, weight, bias, weights, transposed, widths, activation, length_aware
-    )
+        *tensors, widths, activation, length_aware, kept_rows
+    )[0]
 
 
 # What torch asks of an operator: the shape of its result, and its gradient
@@ -464,16 +474,27 @@ def _backward_langevin(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad, grad_eps, None, None, None, None, None, None
 
 
-def _setup_mlp_score(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.widths, ctx.activation, ctx.length_aware = inputs
-    ctx.save_for_backward(*tensors)
+def _kept(widths: list[int]) -> int:
+    """Returns how many numbers the way back needs of a window, as in csrc/kernels/mlp_score.h."""
+    return sum(2 * -(-width // 8) * 8 + 1 for width in widths)
 
 
-def _backward_mlp_score(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _fake_mlp_score(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
+    *_, widths, _, _, kept_rows = inputs
+    return x.new_empty(x.shape), x.new_empty(kept_rows, _kept(widths))
+
+
+def _setup_mlp_score(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.widths, ctx.activation, ctx.length_aware, _ = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors, output[1])
+
+
+def _backward_mlp_score(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     grad_x = torch.ops.sda_fast.mlp_score_vjp.default(
         grad, *ctx.saved_tensors, ctx.widths, ctx.activation, ctx.length_aware
     )
-    return grad_x, *(None,) * 9
+    return grad_x, *(None,) * 10
 
 
 def _backward_mlp_score_vjp(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -490,7 +511,7 @@ if _native.available:
         ("predictor_", _fake_in_place),
         ("langevin", _fake_like),
         ("langevin_", _fake_in_place),
-        ("mlp_score", _fake_like),
+        ("mlp_score", _fake_mlp_score),
         ("mlp_score_vjp", _fake_like),
         ("philox_normal_", _fake_in_place),
     ):

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
+#include <tuple>
 #include <vector>
 
 #include "loops.h"
@@ -83,7 +84,20 @@ struct Network {
             static_cast<const int8_t*>(weight.data_ptr()),
             0,
             0,
-            nullptr};
+            nullptr,
+            nullptr,
+            0};
+  }
+
+  // Where what the way back needs is kept, with shape (windows, floats a window).
+  void keep(const Tensor& kept) {
+    check_float("kept", kept, 2);
+    const int64_t size = portable::mlp_kept(args);
+    check(kept.size(1) == size, "kept must have ", size, " columns for these widths, but has ",
+          "shape ", shape_of(kept), ".");
+    args.kept = static_cast<float*>(kept.data_ptr());
+    check((reinterpret_cast<uintptr_t>(args.kept) & 63) == 0, "kept must be aligned to 64 bytes.");
+    args.kept_rows = kept.size(0);
   }
 
   // Runs the network a chunk of windows at a time, and adds each chunk's results, times `sign`, to
@@ -123,6 +137,7 @@ struct Network {
           }
         }
       });
+      args.kept_rows = 0;  // of the first chunk only
     }
   }
 
@@ -131,24 +146,31 @@ struct Network {
 
 }  // namespace
 
-Tensor mlp_score(const Tensor& x, const Tensor& start, const Tensor& mask, const Tensor& weight,
-                 const Tensor& bias, const Tensor& weights, const Tensor& /*transposed*/,
-                 std::vector<int64_t> widths, int64_t activation, bool length_aware) {
+std::tuple<Tensor, Tensor> mlp_score(const Tensor& x, const Tensor& start, const Tensor& mask,
+                                     const Tensor& weight, const Tensor& bias,
+                                     const Tensor& weights, const Tensor& /*transposed*/,
+                                     std::vector<int64_t> widths, int64_t activation,
+                                     bool length_aware, int64_t kept_rows) {
   const Tensor states = torch::stable::contiguous(x);
   const Tensor starts = torch::stable::contiguous(start);
   const Tensor masks = torch::stable::contiguous(mask);
   const Tensor signs = torch::stable::contiguous(weight);
   Network network(states, starts, masks, signs, bias, weights, widths, activation, length_aware);
 
+  check(kept_rows >= 0, "kept_rows must be at least 0, but is ", kept_rows, ".");
+  const std::vector<int64_t> kept_shape = {kept_rows, portable::mlp_kept(network.args)};
+  const Tensor kept = torch::stable::new_empty(x, kept_shape);
+  if (kept_rows > 0) network.keep(kept);
+
   const Tensor out = torch::stable::new_empty(x, x.sizes());
   if (out.numel() > 0) network.run(false, network.args.weight, out);
-  return out;
+  return {out, kept};
 }
 
 Tensor mlp_score_vjp(const Tensor& cotangent, const Tensor& x, const Tensor& start,
                      const Tensor& mask, const Tensor& weight, const Tensor& bias,
-                     const Tensor& weights, const Tensor& transposed, std::vector<int64_t> widths,
-                     int64_t activation, bool length_aware) {
+                     const Tensor& weights, const Tensor& transposed, const Tensor& kept,
+                     std::vector<int64_t> widths, int64_t activation, bool length_aware) {
   check_like("cotangent", cotangent, "x", x);
   check_float("transposed", transposed, 1);
   const Tensor states = torch::stable::contiguous(x);
@@ -168,6 +190,7 @@ Tensor mlp_score_vjp(const Tensor& cotangent, const Tensor& x, const Tensor& sta
         " elements for these widths, but has ", transposed.numel(), ".");
   network.args.transposed = floats(transposed);
   network.args.cotangent = floats(cotangents);
+  if (kept.numel() > 0) network.keep(kept);
 
   const Tensor out = torch::stable::new_empty(x, x.sizes());
   if (out.numel() > 0) network.run(true, network.args.mask, out);

@@ -41,6 +41,8 @@ struct MlpScore {
   const int8_t* weight;    // (count, window), likewise: of the composition
   int64_t first, chunk;    // the windows of this call: [first, first + chunk) of each trajectory
   float* out;              // (batch, chunk, window * features)
+  float* kept;             // what the way back needs of the first windows, tile by tile
+  int64_t kept_rows;       // how many windows it holds
 };
 
 }  // namespace sda_fast
@@ -194,10 +196,13 @@ inline void gather_tile(const MlpScore& m, const float* source, const int8_t* we
   }
 }
 
-// What the layers of a tile work in; `kept` has for every block n, a = W1 n + b1 and scale.
+// What the layers of a tile work in. `kept`, unless it is null, has for every block what the way
+// back needs: n and a = W1 n + b1, padded, and scale.
 struct MlpScratch {
   float *x, *n, *a, *kept;
 };
+
+SDA_FAST_FN int64_t mlp_kept(int64_t width) { return 2 * mlp_padded(width) + 1; }
 
 inline int64_t mlp_widest(const MlpScore& m) {
   int64_t widest = mlp_padded(m.window * (m.features + (m.length_aware ? 1 : 0)));
@@ -207,20 +212,26 @@ inline int64_t mlp_widest(const MlpScore& m) {
   return mlp_padded(widest);
 }
 
+// Floats that are kept of a window.
+inline int64_t mlp_kept(const MlpScore& m) {
+  int64_t size = 0;
+  for (int64_t d = 0; d < m.depth; ++d) size += mlp_kept(m.widths[d]);
+  return size;
+}
+
 // Floats of scratch for a thread.
 inline int64_t mlp_scratch(const MlpScore& m, bool vjp) {
-  const int64_t wide = mlp_widest(m) * kMlpTile;
-  return 3 * wide + kMlpTile + (vjp ? m.depth * (2 * wide + kMlpTile) : 0);
+  return (3 * mlp_widest(m) + 1 + (vjp ? mlp_kept(m) : 0)) * kMlpTile;
 }
 
 inline int64_t mlp_tiles(const MlpScore& m) {
   return (m.batch * m.chunk + kMlpTile - 1) / kMlpTile;
 }
 
-// The layers up to the last, whose result is in s.x; keeps what the way back needs if `keep`.
+// The layers, whose result is in s.x. The way back does not need it: the last product is left out.
 template <int R>
 inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, const MlpScratch& s,
-                       bool keep) {
+                       bool way_back) {
   constexpr int64_t kRow = R * kLanes;
   const int64_t wide = mlp_widest(m) * kMlpTile;
   const float* w = m.weights;
@@ -251,6 +262,7 @@ inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, const MlpSc
   }
   w += padded * inputs;
 
+  float* kept = s.kept;
   for (int64_t d = 0; d < m.depth; ++d) {
     if (m.widths[d] != width) {
       inputs = width;
@@ -261,17 +273,17 @@ inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, const MlpSc
       w += padded * (inputs + 1);
     }
 
-    float* kept = s.kept + d * (2 * wide + kMlpTile);
-    float* n = keep ? kept : s.n;
-    float* scale = keep ? kept + 2 * wide : s.a + wide;
+    float* n = kept != nullptr ? kept : s.n;
+    float* scale = kept != nullptr ? kept + 2 * padded * kRow : s.a + wide;
     normalise<R>(s.x, width, n, scale);
     product<R>(n, width, w, w + padded * width, padded, false, s.a);
     w += padded * (width + 1);
-    if (keep) {
-      float* a = kept + wide;
+    if (kept != nullptr) {
+      float* a = kept + padded * kRow;
       for (int64_t i = 0; i < padded * kRow; i += kLanes) at(a + i) = at(s.a + i);
-      if (d == m.depth - 1) return;  // the way back does not need the result
+      kept += mlp_kept(width) * kRow;
     }
+    if (way_back && d == m.depth - 1) return;
     for (int64_t i = 0; i < padded * kRow; i += kLanes) {
       at(s.a + i) = activate(m.activation, at(s.a + i));
     }
@@ -280,30 +292,29 @@ inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, const MlpSc
   }
 }
 
-// The cotangent of a tile's windows, in s.x, from the composition's.
+// The cotangent of a tile's windows, in s.x, from the composition's and what was kept.
 template <int R>
 inline void mlp_layers_vjp(const MlpScore& m, int64_t row, int64_t rows, const MlpScratch& s) {
   constexpr int64_t kRow = R * kLanes;
-  const int64_t wide = mlp_widest(m) * kMlpTile;
-  mlp_layers<R>(m, row, rows, s, true);
 
   const int64_t features = m.window * m.features;
   for (int64_t i = features * kRow; i < mlp_padded(features) * kRow; ++i) s.x[i] = 0.0f;
   gather_tile<R>(m, m.cotangent, m.weight, row, rows, s.x);
 
   const float* w = m.transposed;  // in the order of the way back
+  const float* kept = s.kept + mlp_kept(m) * kRow;
   for (int64_t d = m.depth - 1; d >= 0; --d) {
     const int64_t width = m.widths[d], padded = mlp_padded(width);
-    const float* kept = s.kept + d * (2 * wide + kMlpTile);
+    kept -= mlp_kept(width) * kRow;
 
     product<R>(s.x, width, w, nullptr, padded, false, s.a);
     w += padded * width;
     for (int64_t i = 0; i < width * kRow; i += kLanes) {
-      at(s.a + i) *= derivative(m.activation, at(kept + wide + i));
+      at(s.a + i) *= derivative(m.activation, at(kept + padded * kRow + i));
     }
     product<R>(s.a, width, w, nullptr, padded, false, s.n);
     w += padded * width;
-    normalise_vjp<R>(s.n, kept, kept + 2 * wide, width, s.x);
+    normalise_vjp<R>(s.n, kept, kept + 2 * padded * kRow, width, s.x);
 
     const int64_t before = d > 0 ? m.widths[d - 1] : features;
     if (d == 0 || before != width) {
@@ -315,14 +326,12 @@ inline void mlp_layers_vjp(const MlpScore& m, int64_t row, int64_t rows, const M
 }
 
 template <int R>
-inline void mlp_tile(const MlpScore& m, int64_t row, int64_t rows, const MlpScratch& s, bool vjp) {
+inline void mlp_tile(const MlpScore& m, int64_t row, int64_t rows, const MlpScratch& s, bool vjp,
+                     bool kept) {
   constexpr int64_t kRow = R * kLanes;
   const int64_t features = m.window * m.features;
-  if (vjp) {
-    mlp_layers_vjp<R>(m, row, rows, s);
-  } else {
-    mlp_layers<R>(m, row, rows, s, false);
-  }
+  if (!vjp || !kept) mlp_layers<R>(m, row, rows, s, vjp);
+  if (vjp) mlp_layers_vjp<R>(m, row, rows, s);
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < features; ++i) {
       m.out[(row + r) * features + i] = s.x[i * kRow + r];
@@ -333,16 +342,19 @@ inline void mlp_tile(const MlpScore& m, int64_t row, int64_t rows, const MlpScra
 // Tiles [begin, end) of the call's windows.
 inline void mlp_run(const MlpScore& m, bool vjp, float* scratch, int64_t begin, int64_t end) {
   const int64_t wide = mlp_widest(m) * kMlpTile;
-  const MlpScratch s = {scratch, scratch + wide, scratch + 2 * wide, scratch + 3 * wide + kMlpTile};
   const int64_t total = m.batch * m.chunk;
+  float* const own = vjp ? scratch + 3 * wide + kMlpTile : nullptr;
 
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t row = tile * kMlpTile;
     const int64_t rows = total - row < kMlpTile ? total - row : kMlpTile;
+    const bool kept = row + kMlpTile <= m.kept_rows;
+    const MlpScratch s = {scratch, scratch + wide, scratch + 2 * wide,
+                          kept ? m.kept + row * mlp_kept(m) : own};
     if (rows <= kLanes) {
-      mlp_tile<1>(m, row, rows, s, vjp);
+      mlp_tile<1>(m, row, rows, s, vjp, kept);
     } else {
-      mlp_tile<kWide>(m, row, rows, s, vjp);
+      mlp_tile<kWide>(m, row, rows, s, vjp, kept);
     }
   }
 }
