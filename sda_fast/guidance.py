@@ -40,11 +40,8 @@ def _observation(y: Tensor) -> Tensor:
 
 def _residual(y: Tensor, prediction: Tensor) -> Tensor:
     """Subtracts what was predicted from what was observed."""
-    try:
-        shape = torch.broadcast_shapes(y.shape, prediction.shape)
-    except RuntimeError:
-        shape = None
-    if shape != prediction.shape:
+    pairs = zip(reversed(y.shape), reversed(prediction.shape), strict=False)
+    if y.ndim > prediction.ndim or any(n not in (1, m) for n, m in pairs):
         raise ValueError(
             f"y has shape {tuple(y.shape)}, but A(x) has shape {tuple(prediction.shape)}: "
             "the last dimensions of A(x) must be those of y"
