@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "cpu/isa.h"
+#include "cpu/loops.h"
 #include "kernels/normal.h"
 #include "kernels/philox.h"
 
@@ -27,12 +28,12 @@ STABLE_TORCH_LIBRARY(sda_fast, m) {
       "int correction, int first_sample) -> ()");
   m.def(
       "mlp_score(Tensor x, Tensor start, Tensor mask, Tensor weight, Tensor bias, Tensor weights, "
-      "Tensor transposed, int[] widths, int activation, bool length_aware, SymInt kept_rows) -> "
-      "(Tensor, Tensor)");
+      "Tensor transposed, int[] widths, int activation, bool length_aware, bool bfloat16, "
+      "SymInt kept_rows) -> (Tensor, Tensor)");
   m.def(
       "mlp_score_vjp(Tensor cotangent, Tensor x, Tensor start, Tensor mask, Tensor weight, "
       "Tensor bias, Tensor weights, Tensor transposed, Tensor kept, int[] widths, int activation, "
-      "bool length_aware) -> Tensor");
+      "bool length_aware, bool bfloat16) -> Tensor");
   m.def(
       "philox_normal_(Tensor(a!) out, int seed, int step, int correction, int first_sample) -> ()");
 }
@@ -78,7 +79,10 @@ PYBIND11_MODULE(_C, m) {
         "Version, compiler, torch built against; whether the CUDA library was built, by which "
         "toolkit and for which architectures.");
   m.def("isa", &sda_fast::isa,
-        "The instruction set of the CPU loops in use: avx512, avx2 or baseline.");
+        "The instruction set of the CPU loops in use: avx512bf16, avx512, avx2 or baseline.");
+  m.def(
+      "has_bfloat16", [] { return sda_fast::tiles().bfloat16; },
+      "Whether the instruction set in use has products in bfloat16.");
   m.def("philox", &philox, py::arg("ctr"), py::arg("key"),
         "Four random words of Philox4x32-10, of a counter of four words and a key of two.");
   m.def("normals", &normals, py::arg("a"), py::arg("b"),

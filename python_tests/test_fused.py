@@ -1,6 +1,10 @@
 """Fused networks against the modules that they are made from, in float64."""
 
 import copy
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sda_fast import Centre, Junction, MCScoreNet, ScoreNet, ops
+from sda_fast._native import has_bfloat16
 from sda_fast.fused import FusedMLP, Packed
 from sda_fast.score import sampling
 
@@ -224,17 +229,46 @@ def operator_arguments(network: MCScoreNet, x: Tensor) -> tuple[Any, ...]:
     bias = torch.randn(1, -(-fused.widths[0] // 8) * 8)
     return (
         *(x, plan.start, plan.mask, plan.weight, bias, fused.weights, fused.transposed),
-        *(fused.widths, fused.activation, fused.length_aware, 0),
+        *(fused.widths, fused.activation, fused.length_aware, False, 0),
     )
+
+
+@pytest.fixture
+def medium() -> Iterator[None]:
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="no GPU nor CPU with bfloat16 products here")
+@pytest.mark.parametrize("features", [2, 3])
+@pytest.mark.parametrize("hidden", [[256] * 5, [33, 64]])
+def test_bfloat16_products(medium: None, features: int, hidden: list[int]):
+    network = make(features, hidden_features=hidden, activation=nn.SiLU)
+    x, t = torch.randn(4, 40, features), torch.tensor(0.3)
+    assert network.fused(x, t).bfloat16  # type: ignore[union-attr]
+
+    for result, exact in zip(
+        forward_and_vjp(network, x, t),
+        forward_and_vjp(copy.deepcopy(network).double(), x.double(), t.double()),
+        strict=True,
+    ):
+        assert 1e-5 < relative(result, exact) < 2e-2
+
+
+def test_float32_is_the_default():
+    network, x = make(), torch.randn(2, 9, 3)
+    assert not network.fused(x).bfloat16  # type: ignore[union-attr]
 
 
 def test_operator_is_registered_well():
     arguments = operator_arguments(make(), torch.randn(2, 9, 3, requires_grad=True))
     torch.library.opcheck(torch.ops.sda_fast.mlp_score.default, arguments)
     kept = torch.ops.sda_fast.mlp_score(*arguments)[1]
-    x, *others, widths, activation, length_aware, _ = arguments
+    x, *others, widths, activation, length_aware, bfloat16, _ = arguments
     constants = (torch.randn(2, 9, 3), x.detach(), *others, kept)
-    constants = (*constants, widths, activation, length_aware)
+    constants = (*constants, widths, activation, length_aware, bfloat16)
     torch.library.opcheck(torch.ops.sda_fast.mlp_score_vjp.default, constants)
 
 
@@ -264,3 +298,18 @@ def test_operator_refuses(place: int, value: Any, message: str):
     arguments[place] = value
     with pytest.raises(RuntimeError, match=message):
         torch.ops.sda_fast.mlp_score(*arguments)
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
+def test_every_instruction_set(isa: str):
+    chosen = "shapes or activations or widths or junction or bfloat16"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen],
+        env={**os.environ, "SDA_FAST_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "which this CPU does not have" in done.stdout:
+        pytest.skip(f"this CPU, or GPU-less machine, has no {isa}")
+    assert done.returncode == 0, done.stdout

@@ -181,14 +181,16 @@ def test_without_the_library(error: str, says: str) -> None:
 @pytest.mark.parametrize("isa", ["sse9", "AVX2"])
 def test_unknown_instruction_set(isa: str) -> None:
     warning, _ = run(USE, SDA_FAST_ISA=isa)
-    assert f"SDA_FAST_ISA is {isa}, which is none of avx512, avx2 and baseline" in warning
+    assert (
+        f"SDA_FAST_ISA is {isa}, which is none of avx512bf16, avx512, avx2 and baseline" in warning
+    )
 
 
 @needs_native
 def test_instruction_set_in_use() -> None:
     from sda_fast import _C
 
-    assert _C.isa() in ("avx512", "avx2", "baseline")
+    assert _C.isa() in ("avx512bf16", "avx512", "avx2", "baseline")
     assert run("from sda_fast import _native; print(_native.info()['isa'])",
                SDA_FAST_ISA="baseline") == ["baseline"]  # fmt: skip
 

@@ -304,7 +304,7 @@ for dtype, atol in ((torch.float32, 2e-6), (torch.float64, 1e-13)):
 """
 
 
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
+@pytest.mark.parametrize("isa", ["avx512bf16", "avx512", "avx2", "baseline"])
 def test_every_instruction_set(isa: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", ISA, isa],

@@ -6,7 +6,15 @@ It is loaded beside a CUDA build of torch only, as it needs that build's librari
 Nothing here raises or warns: :mod:`sda_fast.ops` does, when an operator is used.
 """
 
-__all__ = ["available", "cuda_available", "cuda_reason", "device_reason", "info", "reason"]
+__all__ = [
+    "available",
+    "cuda_available",
+    "cuda_reason",
+    "device_reason",
+    "has_bfloat16",
+    "info",
+    "reason",
+]
 
 import ctypes
 from functools import cache
@@ -87,6 +95,11 @@ def device_reason(index: int | None) -> str | None:
         f"sda_fast's CUDA library was built for architectures {architectures}, and this GPU is of "
         f"compute capability {major}.{minor}"
     )
+
+
+def has_bfloat16() -> bool:
+    """Returns whether the CPU's instruction set in use has products in bfloat16."""
+    return _library is not None and bool(_library.has_bfloat16())
 
 
 def info() -> dict[str, Any]:

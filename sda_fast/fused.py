@@ -4,6 +4,10 @@ A :class:`FusedMLP` is made from a :class:`sda_fast.MCScoreNet` whose kernel is 
 evaluates the network on all windows of a trajectory and composes the result without ever writing a
 tensor of windows times width, and its vector-Jacobian product likewise. It uses the network's own
 parameters: their packed copy is renewed when they change.
+
+Its precision follows :func:`torch.set_float32_matmul_precision`: "highest" and "high" are float32
+throughout; "medium" rounds the factors of the network's matrix products to bfloat16 where the
+processor multiplies such, and sums them in float32.
 """
 
 __all__ = ["FusedMLP", "Packed", "UnfusableError"]
@@ -13,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import ops
+from . import _native, ops
 from .composition import Plan
 from .nn import LayerNorm, ResidualBlock, ResMLP, TimeEmbedding
 
@@ -67,10 +71,16 @@ def _activation(module: nn.Module) -> int:
     raise UnfusableError(f"its activation {module} is not native")
 
 
-def _panels(weight: Tensor) -> Tensor:
-    """Packs a weight (out, in) into panels (out / PANEL, in, PANEL), padded with zeros."""
-    weight = nn.functional.pad(weight, (0, 0, 0, -len(weight) % PANEL))
-    return weight.unflatten(0, (-1, PANEL)).transpose(1, 2).flatten()
+def _panels(weight: Tensor, bfloat16: bool) -> Tensor:
+    """Packs a weight (out, in) into panels (out / PANEL, in, PANEL), padded with zeros, or of
+    pairs of inputs in bfloat16 (out / PANEL, in / 2, PANEL, 2), each pair in place of a float."""
+    columns = weight.shape[1] % 2 if bfloat16 else 0
+    weight = nn.functional.pad(weight, (0, columns, 0, -len(weight) % PANEL))
+    weight = weight.unflatten(0, (-1, PANEL))
+    if bfloat16:
+        pairs = weight.to(torch.bfloat16).unflatten(2, (-1, 2)).transpose(1, 2)
+        return pairs.contiguous().view(torch.float32).flatten()
+    return weight.transpose(1, 2).flatten()
 
 
 def _padded(bias: Tensor) -> Tensor:
@@ -82,27 +92,26 @@ class Packed:
     """The packed weights of a network and their transposes, packed anew when they change."""
 
     def __init__(self) -> None:
-        self._versions: list[tuple[int, int, int]] | None = None
+        self._versions: Any = None
         self._tensors = (torch.empty(0), torch.empty(0))
 
-    def of(self, linears: list[nn.Linear], seen: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def of(
+        self, linears: list[nn.Linear], seen: tuple[int, int], bfloat16: bool
+    ) -> tuple[Tensor, Tensor]:
         """Packs linear layers, of the first of which only some columns: up to the first number,
         and from the second on."""
-        versions = [
-            (id(p), p.data_ptr(), p._version)
-            for linear in linears
-            for p in (linear.weight, linear.bias)
-        ]
+        parameters = [p for linear in linears for p in (linear.weight, linear.bias)]
+        versions = (bfloat16, [(id(p), p.data_ptr(), p._version) for p in parameters])
 
         if versions != self._versions:
             first, *others = linears
             window, mask = first.weight[:, : seen[0]], first.weight[:, seen[1] :]
 
-            forward = [_panels(torch.cat((window, mask), dim=1))]
+            forward = [_panels(torch.cat((window, mask), dim=1), bfloat16)]
             for linear in others:
-                forward += [_panels(linear.weight), _padded(linear.bias)]
-            backward = [_panels(linear.weight.T) for linear in reversed(others)]
-            backward.append(_panels(window.T))
+                forward += [_panels(linear.weight, bfloat16), _padded(linear.bias)]
+            backward = [_panels(linear.weight.T, bfloat16) for linear in reversed(others)]
+            backward.append(_panels(window.T, bfloat16))
 
             self._tensors = (torch.cat(forward), torch.cat(backward))
             self._versions = versions
@@ -160,8 +169,10 @@ class FusedMLP:
         if min(self.widths) < 2 or self.widths[-1] != window or self.context < 0:
             raise UnfusableError("its widths are not those of a score network")
 
+        self.bfloat16 = _native.has_bfloat16() and torch.get_float32_matmul_precision() == "medium"
         with torch.no_grad():
-            self.weights, self.transposed = packed.of(self.linears, self.columns)
+            tensors = packed.of(self.linears, self.columns, self.bfloat16)
+        self.weights, self.transposed = tensors
 
     def unserved(self, x: Tensor, t: Tensor | None, c: Tensor | None) -> str | None:
         """Returns why the operator cannot serve these arguments, or None if it can."""
@@ -198,4 +209,5 @@ class FusedMLP:
             self.widths,
             self.activation,
             self.length_aware,
+            self.bfloat16,
         )

@@ -350,6 +350,7 @@ def mlp_score(
     widths: list[int],
     activation: int,
     length_aware: bool,
+    bfloat16: bool,
 ) -> Tensor:
     r"""Evaluates a residual MLP on the windows of trajectories and composes what it returns.
 
@@ -370,6 +371,8 @@ def mlp_score(
         activation: The number of the activation: 0 ReLU, 1 ELU, 2 SELU, 3 SiLU,
             4 GELU.
         length_aware: Whether the mask is an input of the network.
+        bfloat16: Whether the factors of the network's products are rounded to bfloat16; the
+            weights are then packed so. Their sums and all else are float32.
 
     Returns:
         The composed estimate, with shape :math:`(B, L, D)`.
@@ -384,7 +387,7 @@ def mlp_score(
 
     tensors = (x, start, mask, weight, bias, weights, transposed)
     return torch.ops.sda_fast.mlp_score.default(
-        *tensors, widths, activation, length_aware, kept_rows
+        *tensors, widths, activation, length_aware, bfloat16, kept_rows
     )[0]
 
 
@@ -480,21 +483,21 @@ def _kept(widths: list[int]) -> int:
 
 
 def _fake_mlp_score(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
-    *_, widths, _, _, kept_rows = inputs
+    *_, widths, _, _, _, kept_rows = inputs
     return x.new_empty(x.shape), x.new_empty(kept_rows, _kept(widths))
 
 
 def _setup_mlp_score(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.widths, ctx.activation, ctx.length_aware, _ = inputs
+    *tensors, ctx.widths, ctx.activation, ctx.length_aware, ctx.bfloat16, _ = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*tensors, output[1])
 
 
 def _backward_mlp_score(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     grad_x = torch.ops.sda_fast.mlp_score_vjp.default(
-        grad, *ctx.saved_tensors, ctx.widths, ctx.activation, ctx.length_aware
+        grad, *ctx.saved_tensors, ctx.widths, ctx.activation, ctx.length_aware, ctx.bfloat16
     )
-    return grad_x, *(None,) * 10
+    return grad_x, *(None,) * 11
 
 
 def _backward_mlp_score_vjp(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -319,7 +319,8 @@ def explain(
         if isinstance(fused, str):
             parts.append(("network", "torch", f"{name}, called: {fused}"))
         else:
-            parts.append(("network", "native", f"{name}, fused with the composition"))
+            products = "bfloat16" if fused.bfloat16 else "float32"
+            parts.append(("network", "native", f"{name}, fused, products in {products}"))
     else:
         parts.append(("network", "torch", f"{type(network).__name__}, called as it is"))
 

@@ -32,8 +32,19 @@ bool has_avx512() {
 #endif
 }
 
+bool has_avx512bf16() {
+#ifdef SDA_FAST_X86
+  return has_avx512() && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 Choice choose() {
-  const std::string best = has_avx512() ? "avx512" : has_avx2() ? "avx2" : "baseline";
+  const std::string best = has_avx512bf16() ? "avx512bf16"
+                           : has_avx512()   ? "avx512"
+                           : has_avx2()     ? "avx2"
+                                            : "baseline";
   const char* forced = std::getenv("SDA_FAST_ISA");
   const std::string name = forced != nullptr && *forced != '\0' ? forced : best;
 
@@ -41,14 +52,17 @@ Choice choose() {
 #ifdef SDA_FAST_X86
   if (name == "avx2" && has_avx2()) return {name, &avx2::table, &avx2::tile_table};
   if (name == "avx512" && has_avx512()) return {name, &avx512::table, &avx512::tile_table};
+  if (name == "avx512bf16" && has_avx512bf16()) {
+    return {name, &avx512::table, &avx512bf16::tile_table};
+  }
 #endif
-  if (name == "avx2" || name == "avx512") {
+  if (name == "avx2" || name == "avx512" || name == "avx512bf16") {
     throw std::runtime_error("SDA_FAST_ISA is " + name +
                              ", which this CPU does not have: the best " + "it has is " + best +
                              ".");
   }
   throw std::runtime_error("SDA_FAST_ISA is " + name +
-                           ", which is none of avx512, avx2 and baseline.");
+                           ", which is none of avx512bf16, avx512, avx2 and baseline.");
 }
 
 const Choice& chosen() {

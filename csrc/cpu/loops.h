@@ -31,6 +31,7 @@ struct LoopTable {
 
 // Of tiles.cpp, which is compiled with contraction: products and sums become fused multiply-adds.
 struct TileTable {
+  bool bfloat16;  // whether there are products in bfloat16
   int64_t (*mlp_tiles)(const MlpScore&);
   int64_t (*mlp_scratch)(const MlpScore&, bool vjp);
   void (*mlp_run)(const MlpScore&, bool vjp, float* scratch, int64_t begin, int64_t end);
@@ -39,14 +40,17 @@ struct TileTable {
 namespace baseline {
 extern const LoopTable table;
 extern const TileTable tile_table;
-}
+}  // namespace baseline
 #ifdef SDA_FAST_X86
 namespace avx2 {
 extern const LoopTable table;
 extern const TileTable tile_table;
-}
+}  // namespace avx2
 namespace avx512 {
 extern const LoopTable table;
+extern const TileTable tile_table;
+}  // namespace avx512
+namespace avx512bf16 {  // its other loops are those of avx512
 extern const TileTable tile_table;
 }
 #endif

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "isa.h"
 #include "loops.h"
 #include "parallel.h"
 #include "plan.h"
@@ -29,14 +30,16 @@ void check_float(const char* name, const Tensor& t, int64_t dim) {
 }
 
 // The panels of a linear map, as in kernels/mlp_score.h.
-int64_t packed(int64_t inputs, int64_t outputs, bool bias) {
-  return mlp_padded(outputs) * (inputs + (bias ? 1 : 0));
+int64_t packed(int64_t inputs, int64_t outputs, bool bias, bool bfloat16) {
+  return mlp_padded(outputs) * ((bfloat16 ? (inputs + 1) / 2 : inputs) + (bias ? 1 : 0));
 }
 
 struct Network {
   Network(const Tensor& x, const Tensor& start, const Tensor& mask, const Tensor& weight,
           const Tensor& bias, const Tensor& weights, const std::vector<int64_t>& widths,
-          int64_t activation, bool length_aware) {
+          int64_t activation, bool length_aware, bool bfloat16) {
+    check(!bfloat16 || tiles().bfloat16, "bfloat16 must be false: the instruction set in use, ",
+          isa(), ", has no bfloat16 products.");
     check_float("x", x, 3);
     check_plan(start, mask, "x", x);
     check_plan(start, weight, "x", x);
@@ -56,10 +59,11 @@ struct Network {
     check(activation >= 0 && activation < 5, "activation must be from 0 to 4, but is ", activation,
           ".");
 
-    int64_t size = packed(window * (features + (length_aware ? 1 : 0)), widths[0], false);
+    int64_t size = packed(window * (features + (length_aware ? 1 : 0)), widths[0], false, bfloat16);
     for (size_t d = 0; d < widths.size(); ++d) {
-      if (d > 0 && widths[d] != widths[d - 1]) size += packed(widths[d - 1], widths[d], true);
-      size += 2 * packed(widths[d], widths[d], true);
+      if (d > 0 && widths[d] != widths[d - 1])
+        size += packed(widths[d - 1], widths[d], true, bfloat16);
+      size += 2 * packed(widths[d], widths[d], true, bfloat16);
     }
     check(weights.numel() == size, "weights must have ", size, " elements for these widths, but ",
           "has ", weights.numel(), ".");
@@ -78,6 +82,7 @@ struct Network {
             features,
             mask.size(0),
             window,
+            bfloat16,
             length_aware,
             static_cast<Activation>(activation),
             nullptr,
@@ -150,12 +155,13 @@ std::tuple<Tensor, Tensor> mlp_score(const Tensor& x, const Tensor& start, const
                                      const Tensor& weight, const Tensor& bias,
                                      const Tensor& weights, const Tensor& /*transposed*/,
                                      std::vector<int64_t> widths, int64_t activation,
-                                     bool length_aware, int64_t kept_rows) {
+                                     bool length_aware, bool bfloat16, int64_t kept_rows) {
   const Tensor states = torch::stable::contiguous(x);
   const Tensor starts = torch::stable::contiguous(start);
   const Tensor masks = torch::stable::contiguous(mask);
   const Tensor signs = torch::stable::contiguous(weight);
-  Network network(states, starts, masks, signs, bias, weights, widths, activation, length_aware);
+  Network network(states, starts, masks, signs, bias, weights, widths, activation, length_aware,
+                  bfloat16);
 
   check(kept_rows >= 0, "kept_rows must be at least 0, but is ", kept_rows, ".");
   const std::vector<int64_t> kept_shape = {kept_rows, portable::mlp_kept(network.args)};
@@ -170,7 +176,8 @@ std::tuple<Tensor, Tensor> mlp_score(const Tensor& x, const Tensor& start, const
 Tensor mlp_score_vjp(const Tensor& cotangent, const Tensor& x, const Tensor& start,
                      const Tensor& mask, const Tensor& weight, const Tensor& bias,
                      const Tensor& weights, const Tensor& transposed, const Tensor& kept,
-                     std::vector<int64_t> widths, int64_t activation, bool length_aware) {
+                     std::vector<int64_t> widths, int64_t activation, bool length_aware,
+                     bool bfloat16) {
   check_like("cotangent", cotangent, "x", x);
   check_float("transposed", transposed, 1);
   const Tensor states = torch::stable::contiguous(x);
@@ -178,12 +185,13 @@ Tensor mlp_score_vjp(const Tensor& cotangent, const Tensor& x, const Tensor& sta
   const Tensor starts = torch::stable::contiguous(start);
   const Tensor masks = torch::stable::contiguous(mask);
   const Tensor signs = torch::stable::contiguous(weight);
-  Network network(states, starts, masks, signs, bias, weights, widths, activation, length_aware);
+  Network network(states, starts, masks, signs, bias, weights, widths, activation, length_aware,
+                  bfloat16);
 
   int64_t size = 0, inputs = x.size(2) * mask.size(1);
   for (const int64_t width : widths) {
-    if (&width == widths.data() || width != inputs) size += packed(width, inputs, false);
-    size += 2 * packed(width, width, false);
+    if (&width == widths.data() || width != inputs) size += packed(width, inputs, false, bfloat16);
+    size += 2 * packed(width, width, false, bfloat16);
     inputs = width;
   }
   check(transposed.numel() == size, "transposed must have ", size,

@@ -6,6 +6,6 @@
 namespace sda_fast::SDA_FAST_VARIANT {
 
 extern const TileTable tile_table;  // as in loops.cpp
-constinit const TileTable tile_table = {mlp_tiles, mlp_scratch, mlp_run};
+constinit const TileTable tile_table = {kBfloat16, mlp_tiles, mlp_scratch, mlp_run};
 
 }  // namespace sda_fast::SDA_FAST_VARIANT

@@ -35,6 +35,7 @@ struct MlpScore {
   const int64_t* widths;    // (depth): of the blocks; the last is window * features
   int64_t depth;
   int64_t batch, length, features, count, window;
+  bool bfloat16;      // the products' factors
   bool length_aware;  // the mask is an input too
   Activation activation;
   const float* cotangent;  // (batch, length, features), for the vector-Jacobian product
@@ -95,24 +96,70 @@ SDA_FAST_FN Vector derivative(Activation f, Vector a) {
   }
 }
 
+// The factors of products, and how they are multiplied: `steps` vectors of an input each.
+struct Float32 {
+  static SDA_FAST_FN int64_t steps(int64_t inputs) { return inputs; }
+  static SDA_FAST_FN const float* factors(const float* in, int64_t, int64_t, float*) { return in; }
+  static SDA_FAST_FN Vector add(Vector sum, Vector value, float factor) {
+    return sum + value * splat(factor);
+  }
+};
+
+#if defined(__AVX512BF16__)
+struct Bfloat16 {
+  static SDA_FAST_FN int64_t steps(int64_t inputs) { return (inputs + 1) / 2; }
+
+  // To the nearest, ties to even, in the upper half.
+  static SDA_FAST_FN Ints rounded(const float* p) {
+    const Ints bits = reinterpret_cast<const Ints&>(at(p));
+    return bits + 0x7FFF + ((bits >> 16) & 1);
+  }
+
+  // Pairs the inputs (inputs, row) up into `pairs`.
+  static inline const float* factors(const float* in, int64_t inputs, int64_t row, float* pairs) {
+    for (int64_t i = 0; i < inputs; i += 2) {
+      for (int64_t r = 0; r < row; r += kLanes) {
+        const Ints first = (rounded(in + i * row + r) >> 16) & 0xFFFF;
+        const Ints second = i + 1 < inputs
+                                ? rounded(in + (i + 1) * row + r) & static_cast<int>(0xFFFF0000)
+                                : Ints{};
+        reinterpret_cast<Ints&>(at(pairs + i / 2 * row + r)) = first | second;
+      }
+    }
+    return pairs;
+  }
+
+  static SDA_FAST_FN Vector add(Vector sum, Vector value, float factor) {
+    return static_cast<Vector>(
+        _mm512_dpbf16_ps(static_cast<__m512>(sum), (__m512bh)value, (__m512bh)splat_bits(factor)));
+  }
+  static SDA_FAST_FN Vector splat_bits(float pair) {
+    return static_cast<Vector>(
+        _mm512_castsi512_ps(_mm512_set1_epi32(__builtin_bit_cast(int, pair))));
+  }
+};
+#endif
+
 // out = W in + b (+ out if `add`) for a tile of R vectors of windows: in (inputs, R), out (outputs,
-// R). Without b it starts from zero.
-template <int R>
+// R). Without b it starts from zero. `pairs` is scratch of the size of `in`.
+template <int R, typename P>
 inline void product(const float* in, int64_t inputs, const float* w, const float* b,
-                    int64_t outputs, bool add, float* out) {
+                    int64_t outputs, bool add, float* out, float* pairs) {
   constexpr int64_t kRow = R * kLanes;
+  const int64_t steps = P::steps(inputs);
+  const float* values = P::factors(in, inputs, kRow, pairs);
   for (int64_t o = 0; o < outputs; o += kFeatures) {
-    const float* panel = w + o / kPanel * kPanel * inputs + o % kPanel;
+    const float* panel = w + o / kPanel * kPanel * steps + o % kPanel;
     Vector sum[kFeatures][R];
     for (int f = 0; f < kFeatures; ++f) {
       for (int r = 0; r < R; ++r) sum[f][r] = splat(b != nullptr ? b[o + f] : 0.0f);
     }
-    for (int64_t i = 0; i < inputs; ++i) {
+    for (int64_t i = 0; i < steps; ++i) {
       Vector value[R];
-      for (int r = 0; r < R; ++r) value[r] = at(in + i * kRow + r * kLanes);
+      for (int r = 0; r < R; ++r) value[r] = at(values + i * kRow + r * kLanes);
       for (int f = 0; f < kFeatures; ++f) {
-        const Vector factor = splat(panel[i * kPanel + f]);
-        for (int r = 0; r < R; ++r) sum[f][r] += value[r] * factor;
+        const float factor = panel[i * kPanel + f];
+        for (int r = 0; r < R; ++r) sum[f][r] = P::add(sum[f][r], value[r], factor);
       }
     }
     for (int f = 0; f < kFeatures; ++f) {
@@ -199,7 +246,7 @@ inline void gather_tile(const MlpScore& m, const float* source, const int8_t* we
 // What the layers of a tile work in. `kept`, unless it is null, has for every block what the way
 // back needs: n and a = W1 n + b1, padded, and scale.
 struct MlpScratch {
-  float *x, *n, *a, *kept;
+  float *x, *n, *a, *pairs, *kept;
 };
 
 SDA_FAST_FN int64_t mlp_kept(int64_t width) { return 2 * mlp_padded(width) + 1; }
@@ -221,7 +268,7 @@ inline int64_t mlp_kept(const MlpScore& m) {
 
 // Floats of scratch for a thread.
 inline int64_t mlp_scratch(const MlpScore& m, bool vjp) {
-  return (3 * mlp_widest(m) + 1 + (vjp ? mlp_kept(m) : 0)) * kMlpTile;
+  return (4 * mlp_widest(m) + 1 + (vjp ? mlp_kept(m) : 0)) * kMlpTile;
 }
 
 inline int64_t mlp_tiles(const MlpScore& m) {
@@ -229,7 +276,7 @@ inline int64_t mlp_tiles(const MlpScore& m) {
 }
 
 // The layers, whose result is in s.x. The way back does not need it: the last product is left out.
-template <int R>
+template <int R, typename P>
 inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, const MlpScratch& s,
                        bool way_back) {
   constexpr int64_t kRow = R * kLanes;
@@ -250,7 +297,7 @@ inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, const MlpSc
   }
   int64_t width = m.widths[0], padded = mlp_padded(width);
   if (m.bias_stride == 0) {
-    product<R>(s.n, inputs, w, m.bias, padded, false, s.x);
+    product<R, P>(s.n, inputs, w, m.bias, padded, false, s.x, s.pairs);
   } else {
     for (int64_t i = 0; i < padded; ++i) {
       for (int64_t r = 0; r < kRow; ++r) {
@@ -258,9 +305,9 @@ inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, const MlpSc
         s.x[i * kRow + r] = m.bias[b * m.bias_stride + i];
       }
     }
-    product<R>(s.n, inputs, w, nullptr, padded, true, s.x);
+    product<R, P>(s.n, inputs, w, nullptr, padded, true, s.x, s.pairs);
   }
-  w += padded * inputs;
+  w += padded * P::steps(inputs);
 
   float* kept = s.kept;
   for (int64_t d = 0; d < m.depth; ++d) {
@@ -269,15 +316,15 @@ inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, const MlpSc
       width = m.widths[d];
       padded = mlp_padded(width);
       for (int64_t i = 0; i < inputs * kRow; i += kLanes) at(s.n + i) = at(s.x + i);
-      product<R>(s.n, inputs, w, w + padded * inputs, padded, false, s.x);
-      w += padded * (inputs + 1);
+      product<R, P>(s.n, inputs, w, w + padded * P::steps(inputs), padded, false, s.x, s.pairs);
+      w += padded * (P::steps(inputs) + 1);
     }
 
     float* n = kept != nullptr ? kept : s.n;
-    float* scale = kept != nullptr ? kept + 2 * padded * kRow : s.a + wide;
+    float* scale = kept != nullptr ? kept + 2 * padded * kRow : s.pairs + wide;
     normalise<R>(s.x, width, n, scale);
-    product<R>(n, width, w, w + padded * width, padded, false, s.a);
-    w += padded * (width + 1);
+    product<R, P>(n, width, w, w + padded * P::steps(width), padded, false, s.a, s.pairs);
+    w += padded * (P::steps(width) + 1);
     if (kept != nullptr) {
       float* a = kept + padded * kRow;
       for (int64_t i = 0; i < padded * kRow; i += kLanes) at(a + i) = at(s.a + i);
@@ -287,13 +334,13 @@ inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, const MlpSc
     for (int64_t i = 0; i < padded * kRow; i += kLanes) {
       at(s.a + i) = activate(m.activation, at(s.a + i));
     }
-    product<R>(s.a, width, w, w + padded * width, padded, true, s.x);
-    w += padded * (width + 1);
+    product<R, P>(s.a, width, w, w + padded * P::steps(width), padded, true, s.x, s.pairs);
+    w += padded * (P::steps(width) + 1);
   }
 }
 
 // The cotangent of a tile's windows, in s.x, from the composition's and what was kept.
-template <int R>
+template <int R, typename P>
 inline void mlp_layers_vjp(const MlpScore& m, int64_t row, int64_t rows, const MlpScratch& s) {
   constexpr int64_t kRow = R * kLanes;
 
@@ -307,31 +354,31 @@ inline void mlp_layers_vjp(const MlpScore& m, int64_t row, int64_t rows, const M
     const int64_t width = m.widths[d], padded = mlp_padded(width);
     kept -= mlp_kept(width) * kRow;
 
-    product<R>(s.x, width, w, nullptr, padded, false, s.a);
-    w += padded * width;
+    product<R, P>(s.x, width, w, nullptr, padded, false, s.a, s.pairs);
+    w += padded * P::steps(width);
     for (int64_t i = 0; i < width * kRow; i += kLanes) {
       at(s.a + i) *= derivative(m.activation, at(kept + padded * kRow + i));
     }
-    product<R>(s.a, width, w, nullptr, padded, false, s.n);
-    w += padded * width;
+    product<R, P>(s.a, width, w, nullptr, padded, false, s.n, s.pairs);
+    w += padded * P::steps(width);
     normalise_vjp<R>(s.n, kept, kept + 2 * padded * kRow, width, s.x);
 
     const int64_t before = d > 0 ? m.widths[d - 1] : features;
     if (d == 0 || before != width) {
       for (int64_t i = 0; i < width * kRow; i += kLanes) at(s.n + i) = at(s.x + i);
-      product<R>(s.n, width, w, nullptr, mlp_padded(before), false, s.x);
-      w += mlp_padded(before) * width;
+      product<R, P>(s.n, width, w, nullptr, mlp_padded(before), false, s.x, s.pairs);
+      w += mlp_padded(before) * P::steps(width);
     }
   }
 }
 
-template <int R>
+template <int R, typename P>
 inline void mlp_tile(const MlpScore& m, int64_t row, int64_t rows, const MlpScratch& s, bool vjp,
                      bool kept) {
   constexpr int64_t kRow = R * kLanes;
   const int64_t features = m.window * m.features;
-  if (!vjp || !kept) mlp_layers<R>(m, row, rows, s, vjp);
-  if (vjp) mlp_layers_vjp<R>(m, row, rows, s);
+  if (!vjp || !kept) mlp_layers<R, P>(m, row, rows, s, vjp);
+  if (vjp) mlp_layers_vjp<R, P>(m, row, rows, s);
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < features; ++i) {
       m.out[(row + r) * features + i] = s.x[i * kRow + r];
@@ -339,24 +386,38 @@ inline void mlp_tile(const MlpScore& m, int64_t row, int64_t rows, const MlpScra
   }
 }
 
-// Tiles [begin, end) of the call's windows.
-inline void mlp_run(const MlpScore& m, bool vjp, float* scratch, int64_t begin, int64_t end) {
+template <typename P>
+inline void mlp_run_as(const MlpScore& m, bool vjp, float* scratch, int64_t begin, int64_t end) {
   const int64_t wide = mlp_widest(m) * kMlpTile;
   const int64_t total = m.batch * m.chunk;
-  float* const own = vjp ? scratch + 3 * wide + kMlpTile : nullptr;
+  float* const own = vjp ? scratch + 4 * wide + kMlpTile : nullptr;
 
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t row = tile * kMlpTile;
     const int64_t rows = total - row < kMlpTile ? total - row : kMlpTile;
     const bool kept = row + kMlpTile <= m.kept_rows;
-    const MlpScratch s = {scratch, scratch + wide, scratch + 2 * wide,
+    const MlpScratch s = {scratch, scratch + wide, scratch + 2 * wide, scratch + 3 * wide,
                           kept ? m.kept + row * mlp_kept(m) : own};
     if (rows <= kLanes) {
-      mlp_tile<1>(m, row, rows, s, vjp, kept);
+      mlp_tile<1, P>(m, row, rows, s, vjp, kept);
     } else {
-      mlp_tile<kWide>(m, row, rows, s, vjp, kept);
+      mlp_tile<kWide, P>(m, row, rows, s, vjp, kept);
     }
   }
+}
+
+#if defined(__AVX512BF16__)
+constexpr bool kBfloat16 = true;
+#else
+constexpr bool kBfloat16 = false;
+#endif
+
+// Tiles [begin, end) of the call's windows.
+inline void mlp_run(const MlpScore& m, bool vjp, float* scratch, int64_t begin, int64_t end) {
+#if defined(__AVX512BF16__)
+  if (m.bfloat16) return mlp_run_as<Bfloat16>(m, vjp, scratch, begin, end);
+#endif
+  mlp_run_as<Float32>(m, vjp, scratch, begin, end);
 }
 
 }  // namespace sda_fast::SDA_FAST_VARIANT

@@ -4,6 +4,9 @@
 // arithmetic on them is elementwise, and the optimiser sees through it.
 
 #include "config.h"
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 namespace sda_fast::SDA_FAST_VARIANT {
 
