@@ -1,0 +1,722 @@
+"""The sampler: its numbers, its contract, its repeatability and its refusals."""
+
+import inspect
+import math
+import re
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sda_fast
+from sda_fast import (
+    VPSDE,
+    DPSGaussianScore,
+    GaussianScore,
+    Junction,
+    MCScoreNet,
+    MCScoreWrapper,
+    ScoreNet,
+    ScoreUNet,
+    explain,
+    reference,
+    sample,
+)
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+DTYPES = list(TOLERANCE)
+
+
+def assert_same(x: Tensor, y: Tensor, tolerance: float | None = None) -> None:
+    """Asserts that states agree, relative to the largest element."""
+    assert x.dtype == y.dtype
+    assert x.shape == y.shape
+    limit = TOLERANCE[x.dtype] if tolerance is None else tolerance
+    assert float((x - y).abs().max()) <= limit * float(y.abs().max())
+
+
+# Networks, and where they are taken
+
+
+def mlp(features: int = 3, order: int = 2, width: int = 16, **kwargs) -> MCScoreNet:
+    kwargs = {"embedding": 8, "hidden_features": [width] * 2, "activation": nn.SiLU} | kwargs
+    return MCScoreNet(features, order=order, **kwargs)
+
+
+def unet(spatial: int) -> MCScoreNet:
+    return MCScoreNet(
+        2,
+        order=1,
+        embedding=8,
+        spatial=spatial,
+        hidden_channels=(4, 6),
+        hidden_blocks=(1, 1),
+        activation=nn.SiLU,
+        padding_mode="circular",
+    )
+
+
+NETWORKS: dict[str, tuple[Callable[[], MCScoreNet], tuple[int, ...]]] = {
+    "mlp": (mlp, (9, 3)),
+    "unet1": (lambda: unet(1), (5, 2, 8)),
+    "unet2": (lambda: unet(2), (4, 2, 4, 8)),
+}
+
+GUIDES = ["prior", "gaussian", "detached", "dps"]
+GAMMA = 1.0  # what suits a prior of unit variance; networks that know nothing need mild guidance
+
+
+def observe(x: Tensor) -> Tensor:
+    """Observes every other state in part, not linearly."""
+    part = x[:, ::2, 0]
+    return part + torch.arctan(part) / 2
+
+
+def problem(
+    network: str, guide: str, kind: str, alpha: str, dtype: torch.dtype
+) -> tuple[VPSDE, oracles.Estimator]:
+    """Makes a process, and the same estimate as a literal function of state and time."""
+    build, shape = NETWORKS[network]
+    process = getattr(sda_fast, kind)
+    prior = process(build().to(dtype), shape, alpha=alpha)
+    order, kernel = prior.eps.order, prior.eps.kernel
+
+    def eps(x: Tensor, t: float) -> Tensor:
+        return oracles.centre(lambda w: kernel(w, torch.tensor(t, dtype=dtype)), x, order)
+
+    def mu(t: float) -> float:
+        return oracles.levels(kind, alpha, t)[0]
+
+    def sigma(t: float) -> float:
+        return oracles.levels(kind, alpha, t)[1]
+
+    if guide == "prior":
+        return prior, eps
+
+    y = observe(torch.randn(1, *shape, dtype=dtype))[0]
+    if guide == "dps":
+        literal = oracles.dps_guidance(eps, y, observe, 0.5, mu, sigma)
+        return process(DPSGaussianScore(y, observe, prior, 0.5), shape, alpha=alpha), literal
+
+    detach = guide == "detached"
+    literal = oracles.gaussian_guidance(eps, y, observe, 0.5, GAMMA, mu, sigma, detach)
+    guidance = GaussianScore(y, observe, 0.5, prior, GAMMA, detach)
+
+    return process(guidance.to(dtype), shape, alpha=alpha), literal
+
+
+def literally(
+    sde: VPSDE, eps: oracles.Estimator, x1: Tensor, kind: str, alpha: str, **kwargs
+) -> Tensor:
+    with torch.no_grad():
+        return oracles.sample_loop(
+            eps,
+            lambda t: oracles.levels(kind, alpha, t)[0],
+            lambda t: oracles.levels(kind, alpha, t)[1],
+            x1,
+            **kwargs,
+        )
+
+
+# The same numbers as a plain loop over the formulas
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("alpha", oracles.ALPHAS)
+@pytest.mark.parametrize("kind", oracles.KINDS)
+def test_fidelity_of_schedules(kind: str, alpha: str, guide: str, dtype: torch.dtype):
+    sde, eps = problem("mlp", guide, kind, alpha, dtype)
+    x1 = torch.randn(3, *sde.shape, dtype=dtype)
+    expected = literally(sde, eps, x1, kind, alpha, steps=16)
+    assert expected.isfinite().all()
+    # in float32, mu(1) = 1 - 0.999 has five digits, which DPS divides by
+    limit = 3e-5 if (alpha, guide, dtype) == ("lin", "dps", torch.float32) else None
+    assert_same(sample(sde, (3,), steps=16, x1=x1), expected, limit)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("network", list(NETWORKS))
+def test_fidelity_of_networks(network: str, guide: str, dtype: torch.dtype, backend: str):
+    sde, eps = problem(network, guide, "VPSDE", "cos", dtype)
+    x1 = torch.randn(2, *sde.shape, dtype=dtype)
+    expected = literally(sde, eps, x1, "VPSDE", "cos", steps=12)
+    assert_same(sample(sde, (2,), steps=12, x1=x1, backend=backend), expected)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("network", list(NETWORKS))
+def test_fidelity_of_corrections(network: str, dtype: torch.dtype, backend: str):
+    """With corrections too, given the same noise."""
+    sde, eps = problem(network, "gaussian", "VPSDE", "cos", dtype)
+    x1 = torch.randn(2, *sde.shape, dtype=dtype)
+    options = {"steps": 8, "corrections": 2, "tau": 0.3, "seed": 2**40 + 7}
+    expected = literally(sde, eps, x1, "VPSDE", "cos", **options)
+    limit = 3e-5 if dtype == torch.float32 else None  # each delta divides by a small mean
+    assert_same(sample(sde, (2,), x1=x1, backend=backend, **options), expected, limit)
+
+
+def test_fidelity_of_the_junction_rule():
+    network = mlp(length_aware=True, composition=Junction(5, 2)).double()
+    sde = VPSDE(network, (12, 3))
+
+    def eps(x: Tensor, t: float) -> Tensor:
+        def score(states: Tensor) -> Tensor:
+            n = states.shape[1]
+            padded = torch.zeros(len(x), 5, 3, dtype=x.dtype)
+            padded[:, :n] = states
+            mask = (torch.arange(5) < n).double()
+            time = torch.tensor(t, dtype=x.dtype)
+            return network.kernel(padded.flatten(1), time, mask).unflatten(1, (5, 3))[:, :n]
+
+        return oracles.junction(score, x, 5, 2)
+
+    x1 = torch.randn(2, 12, 3, dtype=torch.float64)
+    options = {"steps": 8, "corrections": 1, "tau": 0.3, "seed": 5}
+    assert_same(
+        sample(sde, (2,), x1=x1, **options), literally(sde, eps, x1, "VPSDE", "cos", **options)
+    )
+
+
+def test_float32_is_near_float64():
+    """The step's coefficients are computed in float64, so that float32 loses little."""
+    sde, _ = problem("mlp", "gaussian", "VPSDE", "cos", torch.float64)
+    x1 = torch.randn(3, *sde.shape, dtype=torch.float64)
+    exact = sample(sde, (3,), steps=64, x1=x1)
+    rounded = sample(sde.float(), (3,), steps=64, x1=x1.float())
+    assert_same(rounded.double(), exact, 2e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_initial_noise(dtype: torch.dtype):
+    """Without x1 the initial noise is that of step 0 of the seed."""
+    sde, _ = problem("mlp", "prior", "VPSDE", "cos", dtype)
+    x1 = torch.empty(4, *sde.shape, dtype=dtype)
+    reference.philox_normal_(x1, seed=9, step=0)
+    assert_same(sample(sde, (4,), steps=3, seed=9), sample(sde, (4,), steps=3, x1=x1))
+
+
+def test_context():
+    """The context reaches the network, guided or not."""
+    network = mlp(context=2)
+    sde = VPSDE(network, (9, 3))
+    c, x1 = torch.randn(2), torch.randn(3, 9, 3)
+
+    def eps(x: Tensor, t: float) -> Tensor:
+        return oracles.centre(lambda w: network.kernel(w, torch.tensor(t), c), x, 2)
+
+    expected = literally(sde, eps, x1, "VPSDE", "cos", steps=8)
+    assert_same(sample(sde, (3,), c, steps=8, x1=x1), expected)
+
+    guided = VPSDE(GaussianScore(torch.zeros(5), observe, 0.5, sde), (9, 3))
+    assert not torch.allclose(
+        sample(guided, (3,), c, steps=8, x1=x1), sample(guided, (3,), 2 * c, steps=8, x1=x1)
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3), (2, 1, 3)])
+def test_batch_shapes(shape: tuple[int, ...]):
+    """Any batch shape, as the flat batch of as many samples."""
+    sde = VPSDE(mlp(), (9, 3))
+    x1 = torch.randn(*shape, 9, 3)
+    x = sample(sde, shape, steps=4, x1=x1)
+    assert x.shape == (*shape, 9, 3)
+    flat = sample(sde, (math.prod(shape),), steps=4, x1=x1.reshape(-1, 9, 3))
+    assert torch.equal(x.reshape(flat.shape), flat)
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0)])
+def test_no_samples(shape: tuple[int, ...]):
+    assert sample(VPSDE(mlp(), (9, 3)), shape, steps=4).shape == (*shape, 9, 3)
+
+
+def test_arguments_are_left_alone():
+    sde = VPSDE(mlp(), (9, 3))
+    x1 = torch.randn(2, 9, 3)
+    kept = x1.clone()
+    x = sample(sde, (2,), steps=4, corrections=1, x1=x1)
+    assert torch.equal(x1, kept)
+    assert not x.requires_grad
+    assert all(p.grad is None for p in sde.parameters())
+
+    turned = torch.randn(2, 3, 9).transpose(1, 2)  # nor need it be contiguous
+    assert torch.equal(
+        sample(sde, (2,), steps=4, x1=turned), sample(sde, (2,), steps=4, x1=turned.contiguous())
+    )
+
+
+def test_callback():
+    """It sees every step's state, and need not copy it to look."""
+    sde = VPSDE(mlp(), (9, 3))
+    seen: list[tuple[int, float, Tensor]] = []
+    x = sample(
+        sde,
+        (2, 2),
+        steps=4,
+        corrections=1,
+        seed=0,
+        callback=lambda n, t, x: seen.append((n, t, x.clone())),
+    )
+    assert [(n, t) for n, t, _ in seen] == [(1, 0.75), (2, 0.5), (3, 0.25), (4, 0.0)]
+    assert all(state.shape == x.shape for _, _, state in seen)
+    assert torch.equal(seen[-1][2], x)
+    assert not torch.equal(seen[0][2], seen[1][2])
+
+
+def test_progress(capsys: pytest.CaptureFixture[str]):
+    sample(VPSDE(mlp(), (9, 3)), steps=3, progress=True)
+    assert "3/3" in capsys.readouterr().err
+    sample(VPSDE(mlp(), (9, 3)), steps=3)
+    assert capsys.readouterr().err == ""
+
+
+# The contract
+
+
+def test_signature():
+    """Names, order and defaults: others' code relies on them."""
+
+    def signature(f: Callable) -> list[tuple[str, object, bool]]:
+        return [
+            (p.name, p.default, p.kind is p.KEYWORD_ONLY)
+            for p in inspect.signature(f).parameters.values()
+        ]
+
+    required = inspect.Parameter.empty
+    assert signature(sample) == [
+        ("sde", required, False),
+        ("shape", (), False),
+        ("c", None, False),
+        ("steps", 64, False),
+        ("corrections", 0, False),
+        ("tau", 1.0, False),
+        ("x1", None, True),
+        ("seed", None, True),
+        ("order", 1, True),
+        ("window_batch", None, True),
+        ("dtype", None, True),
+        ("backend", "auto", True),
+        ("progress", False, True),
+        ("callback", None, True),
+    ]
+    assert signature(VPSDE.sample)[1:6] == signature(sample)[1:6]
+    assert signature(explain)[:2] == signature(sample)[:2]
+    assert signature(VPSDE.loss)[1:] == [
+        ("x", required, False),
+        ("c", None, False),
+        ("w", None, False),
+    ]
+    assert signature(VPSDE.forward)[1:] == [
+        ("x", required, False),
+        ("t", required, False),
+        ("train", False, False),
+    ]
+    assert signature(GaussianScore) == [
+        ("y", required, False),
+        ("A", required, False),
+        ("std", required, False),
+        ("sde", required, False),
+        ("gamma", 1e-2, False),
+        ("detach", False, False),
+    ]
+    assert signature(DPSGaussianScore)[:4] == [
+        ("y", required, False),
+        ("A", required, False),
+        ("sde", required, False),
+        ("zeta", 1.0, False),
+    ]
+    assert signature(MCScoreNet)[:3] == [
+        ("features", required, False),
+        ("context", 0, False),
+        ("order", 1, False),
+    ]
+    assert signature(MCScoreWrapper) == [("score", required, False)]
+    assert signature(ScoreNet)[:3] == [
+        ("features", required, False),
+        ("context", 0, False),
+        ("embedding", 16, False),
+    ]
+    assert signature(ScoreUNet)[:3] == [
+        ("channels", required, False),
+        ("context", 0, False),
+        ("embedding", 64, False),
+    ]
+    for process in (VPSDE, sda_fast.SubVPSDE, sda_fast.SubSubVPSDE):
+        assert signature(process) == [
+            ("eps", required, False),
+            ("shape", required, False),
+            ("alpha", "cos", False),
+            ("eta", 1e-3, False),
+        ]
+
+
+def test_names():
+    """What can be imported from the package itself."""
+    names = "VPSDE SubVPSDE SubSubVPSDE GaussianScore DPSGaussianScore MCScoreNet MCScoreWrapper "
+    names += "ScoreNet ScoreUNet TimeEmbedding ResMLP UNet MarkovChain DampedSpring Lorenz63 "
+    names += "NoisyLorenz63 Lorenz96 LotkaVolterra load_prior sample explain"
+    assert set(names.split()) <= set(sda_fast.__all__)
+    assert all(hasattr(sda_fast, name) for name in sda_fast.__all__)
+
+
+@pytest.mark.parametrize("kind", oracles.KINDS)
+@pytest.mark.parametrize("alpha", oracles.ALPHAS)
+def test_process_sample_is_sample(alpha: str, kind: str):
+    sde, _ = problem("mlp", "prior", kind, alpha, torch.float32)
+    x = sde.sample((2,), None, 4, 1, 0.5, seed=3)
+    assert torch.equal(x, sample(sde, (2,), None, 4, 1, 0.5, seed=3))
+
+
+STAND_INS: dict[str, Callable[[oracles.Process, Tensor], object]] = {
+    "network": lambda prior, y: prior.eps,
+    "module": lambda prior, y: oracles.Assimilation(y, observe, 0.5, prior),
+    "no context": lambda prior, y: oracles.Diffusion(y, observe, prior, 0.5),
+    "function": lambda prior, y: lambda x, t, c: prior.eps(x, t, c),
+    "function of two": lambda prior, y: lambda x, t: prior.eps(x, t),
+    "ours": lambda prior, y: GaussianScore(y, observe, 0.5, prior),
+}
+
+
+@pytest.mark.parametrize("kind", oracles.KINDS)
+@pytest.mark.parametrize("name", list(STAND_INS))
+def test_stand_ins(name: str, kind: str):
+    """Other people's objects: what they have is enough, and gives the numbers of ours."""
+    network = mlp()
+    prior = oracles.Process(oracles.WindowedNetwork(network.kernel, 2), (9, 3), kind)
+    y, x1 = torch.randn(5), torch.randn(3, 9, 3)
+    theirs = oracles.Process(STAND_INS[name](prior, y), (9, 3), kind)
+
+    process = getattr(sda_fast, kind)
+    ours = process(network, (9, 3))
+    if name in ("module", "ours"):
+        ours = process(GaussianScore(y, observe, 0.5, ours), (9, 3))
+    elif name == "no context":
+        ours = process(DPSGaussianScore(y, observe, ours, 0.5), (9, 3))
+
+    expected = sample(ours, (3,), steps=8, x1=x1)
+    assert_same(sample(theirs, (3,), steps=8, x1=x1), expected)
+
+    drawn = sample(theirs, (3,), steps=8, corrections=1, tau=0.3, seed=1)
+    assert_same(drawn, sample(ours, (3,), steps=8, corrections=1, tau=0.3, seed=1), 3e-5)
+
+
+def test_their_guidance_of_our_prior():
+    """And the other way round: an object of theirs that holds ours."""
+    ours = VPSDE(mlp(), (9, 3))
+    y, x1 = torch.randn(5), torch.randn(3, 9, 3)
+    theirs = VPSDE(oracles.Assimilation(y, observe, 0.5, ours), (9, 3))
+    expected = sample(VPSDE(GaussianScore(y, observe, 0.5, ours), (9, 3)), (3,), steps=8, x1=x1)
+    assert_same(sample(theirs, (3,), steps=8, x1=x1), expected)
+
+
+@pytest.mark.parametrize(
+    "device", [torch.empty(()), torch.device("cpu"), "cpu"], ids=["tensor", "device", "name"]
+)
+def test_device_of_a_stand_in(device: object):
+    sde = oracles.Process(lambda x, t: x, (4,), device=device)
+    assert sample(sde, (2,), steps=2, seed=0).device.type == "cpu"
+
+
+def test_process_without_a_device():
+    sde = oracles.Process(lambda x, t: x, (4,))
+    del sde.device
+    assert sample(sde, (2,), steps=2, seed=0).shape == (2, 4)
+    x1 = torch.randn(2, 4, dtype=torch.float64)
+    assert sample(sde, (2,), steps=2, x1=x1).dtype == torch.float64
+
+
+def test_dtype():
+    """By default the network's, else that of x1, else torch's default; or as asked."""
+    assert sample(VPSDE(mlp().double(), (9, 3)), steps=2).dtype == torch.float64
+    sde = oracles.Process(lambda x, t: x, (4,))
+    assert sample(sde, steps=2).dtype == torch.float32
+    assert sample(sde, steps=2, dtype=torch.float64).dtype == torch.float64
+    assert sample(sde, steps=2, x1=torch.zeros(4, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_parameterless_network_of_context():
+    """`c` is passed on only where it is given or can be taken."""
+    seen = []
+    sde = oracles.Process(lambda x, t, *c: seen.append(c) or x, (4,))
+    sample(sde, steps=1)
+    sample(sde, c=torch.ones(1), steps=1)
+    assert [len(c) for c in seen] == [1, 1]
+    with pytest.raises(TypeError):
+        sample(oracles.Process(lambda x, t: x, (4,)), c=torch.ones(1), steps=1)
+
+
+# The same seed, the same samples
+
+
+def guided(width: int, **kwargs) -> VPSDE:
+    network = mlp(width=width, **kwargs)
+    return VPSDE(GaussianScore(torch.randn(33), observe, 0.5, VPSDE(network, (65, 3))), (65, 3))
+
+
+def unguided(width: int, **kwargs) -> VPSDE:
+    return VPSDE(mlp(width=width, **kwargs), (65, 3))
+
+
+VARIANTS = {
+    "centre": {},
+    "junction": {"length_aware": True, "composition": "junction"},
+}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("rule", list(VARIANTS))
+@pytest.mark.parametrize("make", [guided, unguided])
+@pytest.mark.parametrize("width", [64, 256])
+def test_bits(width: int, make: Callable, rule: str, batch: int, threads: Callable[[int], None]):
+    """Bit for bit, whatever the number of threads and of windows evaluated at once."""
+    sde = make(width, **VARIANTS[rule])
+    options = {"steps": 2, "corrections": 1, "tau": 0.3, "seed": 1}
+    expected = sample(sde, (batch,), **options)
+    for size, count in product((None, 1, 7, 64, 1000), (1, 2)):
+        threads(count)
+        x = sample(sde, (batch,), window_batch=size, **options)
+        assert torch.equal(x, expected), (size, count)
+
+
+@pytest.mark.parametrize("make", [guided, unguided])
+def test_rounding_of_a_called_network(make: Callable, threads: Callable[[int], None]):
+    """Where PyTorch evaluates the network its rounding depends on the grouping, and no more."""
+    sde = make(64, **VARIANTS["junction"])
+    options = {"steps": 1, "corrections": 1, "tau": 0.3, "seed": 1, "backend": "reference"}
+    expected = sample(sde, (4,), **options)
+    for size, count in ((1, 1), (7, 1), (1000, 1), (64, 2)):
+        threads(count)
+        assert_same(sample(sde, (4,), window_batch=size, **options), expected)
+
+
+@pytest.mark.parametrize("make", [guided, unguided])
+def test_sample_of_a_larger_batch(make: Callable):
+    """A sample is a function of the seed and its number, whatever the others."""
+    sde = make(64)
+    options = {"steps": 8, "corrections": 1, "tau": 0.3, "seed": 1}
+    many = sample(sde, (9,), **options)
+    for batch in (1, 4):
+        assert_same(many[:batch], sample(sde, (batch,), **options))
+    grid = sample(sde, (3, 3), **options)
+    assert torch.equal(grid.reshape(many.shape), many)
+
+
+def test_seed():
+    sde = unguided(16)
+    options = {"steps": 2, "corrections": 1}
+    x = sample(sde, (2,), seed=1, **options)
+    for same in (1, np.int64(1), np.uint64(1)):
+        assert torch.equal(x, sample(sde, (2,), seed=same, **options))
+    others = [sample(sde, (2,), seed=seed, **options) for seed in (0, 2, 2**32 + 1, 2**64 - 1)]
+    assert all(not torch.allclose(x, other, atol=0.1) for other in others)
+    assert not torch.allclose(x[0], x[1], atol=0.1)
+
+
+def test_torch_seed():
+    """Without a seed torch's generator decides; with one it is left alone."""
+    sde = unguided(16)
+    torch.manual_seed(5)
+    first, second = sample(sde, steps=2), sample(sde, steps=2)
+    torch.manual_seed(5)
+    assert torch.equal(sample(sde, steps=2), first)
+    assert torch.equal(sample(sde, steps=2), second)
+    assert not torch.equal(first, second)
+
+    state = torch.get_rng_state()
+    sample(sde, steps=2, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("make", [guided, unguided])
+def test_backends_agree(make: Callable):
+    sde = make(64, **VARIANTS["junction"])
+    options = {"steps": 8, "corrections": 1, "tau": 0.3, "seed": 1}
+    native = sample(sde, (3,), backend="native", **options)
+    assert_same(native, sample(sde, (3,), backend="reference", **options), 3e-5)
+
+
+# What it will do
+
+
+@pytest.mark.parametrize("make", [guided, unguided])
+def test_explain(make: Callable):
+    sde = make(16)
+    told = explain(sde, (4,), steps=10, corrections=3)
+    parts = {name: (served, why) for name, served, why in told.parts}
+    assert told.evaluations == 40
+    assert {"noise", "predictor", "corrector", "composition", "network"} <= set(parts)
+    assert ("guidance" in parts) == (make is guided)
+    assert parts["predictor"][0] == "native"
+    assert "61 windows" in parts["composition"][1]
+    assert str(told).splitlines()[-1] == "40 score evaluations"
+
+    told = explain(sde, (4,), backend="reference")
+    assert {served for _, served, _ in told.parts} <= {"reference", "torch"}
+
+
+def test_native_where_it_cannot_serve():
+    sde = oracles.Process(lambda x, t: x, (4,))
+    with pytest.raises(RuntimeError, match=r"native.*bfloat16"):
+        sample(sde, (2,), dtype=torch.bfloat16, backend="native", steps=2)
+    with pytest.raises(RuntimeError, match=r"native.*bfloat16"):
+        explain(sde, dtype=torch.bfloat16, backend="native")
+    told = explain(sde, dtype=torch.bfloat16)
+    assert told.parts[0][1] == "reference"
+    assert "bfloat16" in told.parts[0][2]
+
+
+# Refusals
+
+
+def small() -> VPSDE:
+    return VPSDE(mlp(), (9, 3))
+
+
+NUMBERS: list[tuple[dict[str, object], str]] = [
+    ({"steps": 0}, "steps must be an integer, at least 1, got 0"),
+    ({"steps": -3}, "steps must be an integer, at least 1, got -3"),
+    ({"steps": 2.5}, "steps must be an integer, at least 1, got 2.5"),
+    ({"corrections": -1}, "corrections must be an integer, at least 0, got -1"),
+    ({"corrections": 0.5}, "corrections must be an integer, at least 0, got 0.5"),
+    ({"tau": 0.0}, "tau must be positive, got 0.0"),
+    ({"tau": -1.0}, "tau must be positive, got -1.0"),
+    ({"tau": math.nan}, "tau must be positive, got nan"),
+    ({"tau": math.inf}, "tau must be positive, got inf"),
+    ({"order": 0}, "order must be 1, 2 or 3, got 0"),
+    ({"order": 4}, "order must be 1, 2 or 3, got 4"),
+    ({"window_batch": 0}, "window_batch must be at least 1, got 0"),
+    ({"window_batch": -1}, "window_batch must be at least 1, got -1"),
+    ({"seed": -1}, "seed must be a non-negative integer below 2^64, got -1"),
+    ({"seed": 2**64}, f"seed must be a non-negative integer below 2^64, got {2**64}"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), NUMBERS, ids=str)
+def test_bad_number(arguments: dict[str, object], message: str):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        sample(small(), (2,), **{"steps": 2} | arguments)
+
+
+def test_bad_backend():
+    with pytest.raises(ValueError, match=r"backend must be one of .* 'cuda'"):
+        sample(small(), backend="cuda")
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_trajectory_shorter_than_a_window(length: int):
+    with pytest.raises(ValueError, match=rf"at least 2k \+ 1 = 5 states .* got {length}$"):
+        sample(VPSDE(mlp(), (length, 3)), steps=2)
+
+
+@pytest.mark.parametrize("shape", [(9, 3), (3, 9, 3), (2, 3, 9), (2, 27)])
+def test_shape_of_x1(shape: tuple[int, ...]):
+    message = f"x1 must have shape (2, 9, 3), the batch shape and the event shape, got {shape}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sample(small(), (2,), steps=2, x1=torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "eps", [lambda x: x[..., :2], lambda x: x[:1], lambda x: x.flatten(1), lambda x: x.sum()]
+)
+def test_shape_of_the_estimate(eps: Callable[[Tensor], Tensor]):
+    sde = oracles.Process(lambda x, t: eps(x), (9, 3))
+    with pytest.raises(ValueError, match=r"must return the shape of its input, \(2, 9, 3\), got"):
+        sample(sde, (2,), steps=2)
+
+
+@pytest.mark.parametrize("shape", [(9, 4), (9,), (9, 1)])
+def test_shape_of_the_event(shape: tuple[int, ...]):
+    """A process whose event is not a trajectory of the network's states."""
+    message = rf"x must have shape \(B, L, 3, \*\), got \(2, {', '.join(map(str, shape))}\)"
+    with pytest.raises(ValueError, match=message):
+        sample(VPSDE(mlp(), shape), (2,), steps=2)
+
+
+def test_dtypes():
+    with pytest.raises(TypeError, match=r"dtype must be torch\.float32, as the network's"):
+        sample(small(), dtype=torch.float64)
+    with pytest.raises(TypeError, match=r"dtype must be a floating-point type, got torch\.int64"):
+        sample(oracles.Process(lambda x, t: x, (4,)), dtype=torch.int64)
+    for dtype in (torch.float64, torch.int64):
+        with pytest.raises(TypeError, match=rf"x1 must have dtype torch\.float32, .* got {dtype}"):
+            sample(small(), (2,), x1=torch.zeros(2, 9, 3).to(dtype))
+    sde = oracles.Process(lambda x, t: x.double(), (4,))
+    with pytest.raises(TypeError, match=r"eps must return torch\.float32 on cpu, .* got .*float64"):
+        sample(sde, steps=1)
+
+
+def test_devices():
+    """On the "meta" device, which is all that a machine without an accelerator has."""
+    with pytest.raises(ValueError, match=r"x1 must be on cpu, .* got meta"):
+        sample(small(), (2,), x1=torch.zeros(2, 9, 3, device="meta"))
+    sde = small()
+    sde.eps.to("meta")
+    with pytest.raises(ValueError, match="sde is on cpu, but its network is on meta"):
+        sample(sde, (2,), steps=2)
+    sde = oracles.Process(lambda x, t: x.to("meta"), (4,))
+    with pytest.raises(TypeError, match=r"must return torch\.float32 on cpu, .* on meta"):
+        sample(sde, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("guide", "y", "message"),
+    [
+        (GaussianScore, torch.zeros(4), r"y has shape \(4,\), but A\(x\) has shape \(2, 5\)"),
+        (DPSGaussianScore, torch.zeros(4), r"y has shape \(4,\), but A\(x\) has shape \(2, 5\)"),
+    ],
+)
+def test_observation_that_does_not_fit(guide: type, y: Tensor, message: str):
+    arguments = (y, observe, 0.1, small()) if guide is GaussianScore else (y, observe, small())
+    with pytest.raises(ValueError, match=message):
+        sample(VPSDE(guide(*arguments), (9, 3)), (2,), steps=2)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(("step", "who"), [(1, 0), (3, 2), (8, 1)])
+def test_state_that_is_not_finite(step: int, who: int, value: float):
+    """The error names the first step, its time and noise level, and the sample."""
+    calls, steps = [], []
+
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        calls.append(float(t))
+        e = torch.zeros_like(x)
+        if len(calls) >= step:
+            e[who, 1] = value
+        return e
+
+    def callback(n: int, t: float, x: Tensor) -> None:
+        steps.append(n)
+
+    t = 1 - step / 8
+    sigma = oracles.levels("VPSDE", "cos", t)[1]
+    message = (
+        f"not finite since step {step} (t = {t:.4g}, sigma = {sigma:.4g}), first in sample {who}, "
+        "by now in 1 of 3 samples"
+    )
+    with pytest.raises(FloatingPointError, match=re.escape(message)):
+        sample(oracles.Process(eps, (4,)), (3,), steps=8, callback=callback)
+    assert steps == list(range(1, step))  # nothing is handed out after it
+
+
+def test_correction_that_is_not_finite():
+    """A correction is looked at as well as the predictor's step."""
+
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        return torch.where(t < 0.3, torch.nan, x)
+
+    with pytest.raises(FloatingPointError, match=r"since step 3 \(t = 0\.25"):
+        sample(oracles.Process(eps, (4,)), (2,), steps=4, corrections=1, tau=0.1)
+
+
+def test_x1_that_is_not_finite():
+    x1 = torch.zeros(3, 4)
+    x1[1, 2] = math.nan
+    with pytest.raises(FloatingPointError, match=r"step 1 .* first in sample 1"):
+        sample(oracles.Process(lambda x, t: x, (4,)), (3,), steps=4, x1=x1)
