@@ -5,6 +5,17 @@
 #include "launch.h"
 
 namespace sda_fast::cuda {
+namespace {
+
+// Floor: (length + count window) row sizeof(T) bytes a trajectory: its states and its windows,
+// once each (a state in several windows is read again, from the cache).
+template <typename T>
+void run(const Launch& launch, const Gather<T>& args) {
+  const int64_t total = args.batch * args.count * args.window * args.row;
+  launch("gather", gather_kernel<T>, blocks_for(total), kThreads, 0, args);
+}
+
+}  // namespace
 
 Tensor gather(const Tensor& x, const Tensor& start, const Tensor& weight) {
   check_state("x", x, 3);
@@ -16,27 +27,30 @@ Tensor gather(const Tensor& x, const Tensor& start, const Tensor& weight) {
 
   const int64_t count = weight.size(0), window = weight.size(1);
   const Tensor out =
-      torch::stable::new_empty(x, sizes({x.size(0), count, window * x.size(2)}, x, 3));
+      allocate(x, sizes({x.size(0), count, window * x.size(2)}, x, 3), x.scalar_type());
   if (out.numel() == 0) return out;
 
   dispatch(x, [&]<typename T>(T) {
-    const Gather<T> args = {static_cast<const T*>(states.data_ptr()),
-                            static_cast<const int64_t*>(starts.data_ptr()),
-                            static_cast<const int8_t*>(weights.data_ptr()),
-                            static_cast<T*>(out.data_ptr()),
-                            x.size(0),
-                            x.size(1),
-                            count,
-                            window,
-                            size_from(x, 2)};
-    gather_kernel<T><<<blocks_for(out.numel()), kLaunchThreads, 0, launch.stream>>>(args);
-    check_launch("gather");
+    const Gather<T> g = {static_cast<const T*>(states.data_ptr()),
+                         static_cast<const int64_t*>(starts.data_ptr()),
+                         static_cast<const int8_t*>(weights.data_ptr()),
+                         static_cast<T*>(out.data_ptr()),
+                         x.size(0),
+                         x.size(1),
+                         count,
+                         window,
+                         size_from(x, 2)};
+    if (g.row % 4 == 0 && is_aligned(g.x) && is_aligned(g.out)) {
+      run<Quad<T>>(launch, {reinterpret_cast<const Quad<T>*>(g.x), g.start, g.weight,
+                            reinterpret_cast<Quad<T>*>(g.out), g.batch, g.length, g.count, g.window,
+                            g.row / 4});
+    } else {
+      run(launch, g);
+    }
   });
   return out;
 }
 
 }  // namespace sda_fast::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(sda_fast, CUDA, m) {
-  m.impl("gather", TORCH_BOX(&sda_fast::cuda::gather));
-}
+SDA_FAST_CUDA_IMPL(m) { m.impl("gather", TORCH_BOX(&sda_fast::cuda::gather)); }

@@ -9,19 +9,31 @@
 namespace sda_fast::cuda {
 namespace {
 
-Tensor doubles_beside(const Tensor& x, const std::vector<int64_t>& shape) {
-  return torch::stable::new_empty(x, shape, ScalarType::Double);
+// Floor: 3 sizeof(T) bytes an element, as x, eps and out go over the bus once each.
+template <typename T, bool kAligned>
+void run_whole(const Launch& launch, const Langevin<T>& args) {
+  const int64_t quads = (args.size + 3) / 4;
+  const int64_t threads = std::min<int64_t>((quads + 31) / 32 * 32, kThreads);
+  launch("langevin", langevin_sample_kernel<T, kAligned>, blocks_for(args.batch, 1),
+         static_cast<unsigned int>(threads), 0, args);
+}
+
+// Floor: 4 sizeof(T) bytes an element, as eps is read twice.
+template <typename T, bool kAligned>
+void run_in_blocks(const Launch& launch, const Langevin<T>& args, double* sums, double* scales) {
+  const int64_t items = args.batch * langevin_blocks(args.size);
+  const int64_t quads = args.batch * ((args.size + 3) / 4);
+  launch("langevin", langevin_sums_kernel<T, kAligned>, blocks_for(items, 1), kThreads, 0, args,
+         sums);
+  launch("langevin", langevin_reduce_kernel<T>, blocks_for(args.batch, 1), kThreads, 0, args, sums,
+         scales);
+  launch("langevin", langevin_kernel<T, kAligned>, blocks_for(quads), kThreads, 0, args, scales);
 }
 
 // All contiguous; out may be x.
 void run(const Launch& launch, const Tensor& x, const Tensor& eps, double sigma, double tau,
          NoiseKey key, int64_t first_sample, const Tensor& out) {
   if (x.numel() == 0) return;
-  const int64_t items = x.size(0) * langevin_blocks(size_from(x, 1));
-  const Tensor scratch = doubles_beside(x, {items});
-  const Tensor scales = doubles_beside(x, {x.size(0), 2});
-  auto* sums = static_cast<double*>(scratch.data_ptr());
-  auto* factors = static_cast<double*>(scales.data_ptr());
   dispatch(x, [&]<typename T>(T) {
     const Langevin<T> args = {static_cast<const T*>(x.data_ptr()),
                               static_cast<const T*>(eps.data_ptr()),
@@ -32,14 +44,16 @@ void run(const Launch& launch, const Tensor& x, const Tensor& eps, double sigma,
                               tau,
                               key,
                               static_cast<uint32_t>(first_sample)};
-    langevin_sums_kernel<T><<<blocks_for(items, 1), kThreads, 0, launch.stream>>>(args, sums);
-    check_launch("langevin");
-    langevin_reduce_kernel<T>
-        <<<blocks_for(args.batch, 1), kThreads, 0, launch.stream>>>(args, sums, factors);
-    check_launch("langevin");
-    const int64_t quads = args.batch * ((args.size + 3) / 4);
-    langevin_kernel<T><<<blocks_for(quads), kLaunchThreads, 0, launch.stream>>>(args, factors);
-    check_launch("langevin");
+    const bool aligned = is_aligned(args.x) && is_aligned(args.eps) && is_aligned(args.out) &&
+                         samples_aligned(args.batch, args.size);
+    if (args.size <= kBlock) {
+      return aligned ? run_whole<T, true>(launch, args) : run_whole<T, false>(launch, args);
+    }
+    const Tensor sums = allocate(x, {x.size(0), langevin_blocks(args.size)}, ScalarType::Double);
+    const Tensor scales = allocate(x, {x.size(0), 2}, ScalarType::Double);
+    const auto go = aligned ? run_in_blocks<T, true> : run_in_blocks<T, false>;
+    go(launch, args, static_cast<double*>(sums.data_ptr()),
+       static_cast<double*>(scales.data_ptr()));
   });
 }
 
@@ -52,7 +66,7 @@ Tensor langevin(const Tensor& x, const Tensor& eps, double sigma, double tau, in
   const NoiseKey key = check_noise(x, seed, step, correction, first_sample);
   const Launch launch(x);
   const Tensor states = torch::stable::contiguous(x);
-  const Tensor out = torch::stable::new_empty(x, x.sizes());
+  const Tensor out = allocate_like(x);
   run(launch, states, torch::stable::contiguous(eps), sigma, tau, key, first_sample, out);
   return out;
 }
@@ -70,7 +84,7 @@ void langevin_(const Tensor& x, const Tensor& eps, double sigma, double tau, int
 
 }  // namespace sda_fast::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(sda_fast, CUDA, m) {
+SDA_FAST_CUDA_IMPL(m) {
   m.impl("langevin", TORCH_BOX(&sda_fast::cuda::langevin));
   m.impl("langevin_", TORCH_BOX(&sda_fast::cuda::langevin_));
 }

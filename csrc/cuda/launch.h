@@ -1,13 +1,22 @@
 #pragma once
 
-#include <cuda_runtime.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
+// What the operators need of torch and of CUDA's runtime, and all that they need of it: under
+// SDA_FAST_EMULATE the same operators and kernels run on the CPU, for tests (../emulate).
 
 #include <algorithm>
 #include <cstdint>
 
 #include "../checks.h"
+
+#ifdef SDA_FAST_EMULATE
+#include "../emulate/launch.h"
+#else
+
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#define SDA_FAST_CUDA_IMPL(m) STABLE_TORCH_LIBRARY_IMPL(sda_fast, CUDA, m)
 
 namespace sda_fast::cuda {
 
@@ -21,22 +30,58 @@ struct Launch {
     stream = static_cast<cudaStream_t>(handle);
   }
 
+  // Launches a kernel, `name` being its operator's, with `shared` bytes of dynamic shared memory.
+  template <typename... Parameters, typename... Arguments>
+  void operator()(const char* name, void (*kernel)(Parameters...), unsigned int blocks,
+                  unsigned int threads, size_t shared, const Arguments&... arguments) const {
+    constexpr size_t kUnasked = 48 * 1024;  // more must be asked for
+    cudaError_t error = cudaSuccess;
+    if (shared > kUnasked) {
+      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(shared));
+    }
+    if (error == cudaSuccess) {
+      cudaLaunchConfig_t config = {};
+      config.gridDim = blocks;
+      config.blockDim = threads;
+      config.dynamicSmemBytes = shared;
+      config.stream = stream;
+      error = cudaLaunchKernelEx(&config, kernel, arguments...);
+    }
+    if (error == cudaSuccess) return;
+    (void)cudaGetLastError();  // or the next launch would be told of it again
+    check(false, name, ": the CUDA launch failed: ", cudaGetErrorString(error), ".");
+  }
+
   torch::stable::accelerator::DeviceGuard guard;
   cudaStream_t stream;
 };
 
-constexpr int kLaunchThreads = 256;  // where a kernel takes any number
+// On the device of `beside`.
+inline Tensor allocate(const Tensor& beside, const std::vector<int64_t>& sizes, ScalarType type) {
+  return torch::stable::new_empty(beside, sizes, type);
+}
+
+}  // namespace sda_fast::cuda
+
+#endif
+
+namespace sda_fast::cuda {
+
+inline Tensor allocate_like(const Tensor& t) {
+  return allocate(t, std::vector<int64_t>(t.sizes().begin(), t.sizes().end()), t.scalar_type());
+}
 
 // Thread blocks for n work items at `per_block` a block. Kernels stride over what is left.
-inline unsigned int blocks_for(int64_t n, int64_t per_block = kLaunchThreads) {
+inline unsigned int blocks_for(int64_t n, int64_t per_block = kThreads) {
   constexpr int64_t kMost = 1 << 20;
-  return static_cast<unsigned int>(std::clamp<int64_t>((n + per_block - 1) / per_block, 1, kMost));
+  return static_cast<unsigned int>(std::clamp<int64_t>((n - 1) / per_block + 1, 1, kMost));
 }
 
-// After every launch, by the operator's name.
-inline void check_launch(const char* name) {
-  const cudaError_t error = cudaGetLastError();
-  check(error == cudaSuccess, name, ": the CUDA launch failed: ", cudaGetErrorString(error), ".");
-}
+// Whether an array may be read and written 16 bytes at a time.
+inline bool is_aligned(const void* array) { return reinterpret_cast<uintptr_t>(array) % 16 == 0; }
+
+// Whether every sample of an aligned array (batch, size) is aligned too.
+inline bool samples_aligned(int64_t batch, int64_t size) { return size % 4 == 0 || batch == 1; }
 
 }  // namespace sda_fast::cuda

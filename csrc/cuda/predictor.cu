@@ -18,8 +18,10 @@ void run(const Launch& launch, const Tensor& x, const Tensor& eps, double r, dou
                                x.numel(),
                                static_cast<T>(r),
                                static_cast<T>(b)};
-    predictor_kernel<T><<<blocks_for(args.size), kLaunchThreads, 0, launch.stream>>>(args);
-    check_launch("predictor");
+    const bool aligned = is_aligned(args.x) && is_aligned(args.eps) && is_aligned(args.out);
+    const auto kernel = aligned ? predictor_kernel<T, true> : predictor_kernel<T, false>;
+    // Floor: 3 sizeof(T) bytes an element: x, eps and out, once each.
+    launch("predictor", kernel, blocks_for(args.size, 4 * kThreads), kThreads, 0, args);
   });
 }
 
@@ -30,7 +32,7 @@ Tensor predictor(const Tensor& x, const Tensor& eps, double r, double b) {
   check_like("eps", eps, "x", x);
   const Launch launch(x);
   const Tensor states = torch::stable::contiguous(x);
-  const Tensor out = torch::stable::new_empty(x, x.sizes());
+  const Tensor out = allocate_like(x);
   run(launch, states, torch::stable::contiguous(eps), r, b, out);
   return out;
 }
@@ -46,7 +48,7 @@ void predictor_(const Tensor& x, const Tensor& eps, double r, double b) {
 
 }  // namespace sda_fast::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(sda_fast, CUDA, m) {
+SDA_FAST_CUDA_IMPL(m) {
   m.impl("predictor", TORCH_BOX(&sda_fast::cuda::predictor));
   m.impl("predictor_", TORCH_BOX(&sda_fast::cuda::predictor_));
 }

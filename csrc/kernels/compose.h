@@ -7,6 +7,10 @@
 
 #include "config.h"
 
+#ifdef SDA_FAST_GPU
+#include "quad.h"
+#endif
+
 namespace sda_fast {
 
 // windows (batch, count, window, row), start (count), weight (count, window),
@@ -38,7 +42,7 @@ SDA_FAST_FN int64_t first_window(const int64_t* start, int64_t count, int64_t st
   return low;
 }
 
-#ifndef __CUDACC__
+#ifndef SDA_FAST_GPU
 
 // Composes states [begin, end) of the batch * length there are. The range of windows moves along
 // with the state: it is searched for once per trajectory and call.
@@ -84,9 +88,9 @@ inline void compose(const Compose<T>& c, int64_t begin, int64_t end) {
 
 #else
 
-// A thread an element; no atomics.
+// A thread an element, or a quad of a row; no atomics.
 template <typename T>
-__global__ void compose_kernel(Compose<T> c) {
+__global__ void __launch_bounds__(kThreads) compose_kernel(Compose<T> c) {
   const int64_t total = c.batch * c.length * c.row;
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
   for (int64_t e = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; e < total; e += stride) {
@@ -95,7 +99,7 @@ __global__ void compose_kernel(Compose<T> c) {
     const int64_t b = item / c.length;
     const int64_t i = item - b * c.length;
 
-    T sum = T(0);
+    T sum = {};
     for (int64_t n = first_window(c.start, c.count, i - c.window + 1); n < c.count; ++n) {
       const int64_t j = i - c.start[n];
       if (j < 0) break;

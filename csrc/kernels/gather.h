@@ -5,6 +5,10 @@
 
 #include "config.h"
 
+#ifdef SDA_FAST_GPU
+#include "quad.h"
+#endif
+
 namespace sda_fast {
 
 // x (batch, length, row), start (count), weight (count, window), out (batch, count, window, row),
@@ -22,7 +26,7 @@ struct Gather {
 
 namespace sda_fast::SDA_FAST_VARIANT {
 
-#ifndef __CUDACC__
+#ifndef SDA_FAST_GPU
 
 // Gathers windows [begin, end) of the batch * count there are. Neighbouring rows of one weight are
 // neighbours in both x and out: they go as one run.
@@ -56,10 +60,10 @@ inline void gather(const Gather<T>& g, int64_t begin, int64_t end) {
 
 #else
 
-// A thread an element. A plan cannot be checked here without waiting for the device, so a state
-// outside the trajectory becomes NaN: seen, and never read.
+// A thread an element, or a quad of a row. A plan cannot be checked here without waiting for the
+// device, so a state outside the trajectory becomes NaN: seen, and never read.
 template <typename T>
-__global__ void gather_kernel(Gather<T> g) {
+__global__ void __launch_bounds__(kThreads) gather_kernel(Gather<T> g) {
   const int64_t total = g.batch * g.count * g.window * g.row;
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < total; i += stride) {
@@ -71,11 +75,14 @@ __global__ void gather_kernel(Gather<T> g) {
     const int64_t n = item - b * g.count;
     const int8_t weight = g.weight[n * g.window + j];
 
-    T value = T(0);
+    T value = {};
     if (weight != 0) {
       const int64_t state = g.start[n] + j;
-      value = T(__int_as_float(0x7FC00000));
-      if (state >= 0 && state < g.length) value = g.x[(b * g.length + state) * g.row + place];
+      if (state >= 0 && state < g.length) {
+        value = g.x[(b * g.length + state) * g.row + place];
+      } else {
+        set_nan(value);
+      }
       if (weight < 0) value = -value;
     }
     g.out[i] = value;

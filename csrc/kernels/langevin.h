@@ -44,7 +44,7 @@ SDA_FAST_FN T langevin_element(T x, T eps, T z, T scale_eps, T scale_z) {
   return multiply_add(-scale_eps, eps, multiply_add(-scale_z, z, x));
 }
 
-#ifndef __CUDACC__
+#ifndef SDA_FAST_GPU
 
 constexpr int64_t kBlock = 4096;
 static_assert(kBlock % kTile == 0);
@@ -124,48 +124,104 @@ inline void langevin(const Langevin<T>& l, const Scales* scales, int64_t begin, 
 
 #else
 
-constexpr int kThreads = 256;
-constexpr int64_t kBlock = 16 * kThreads;  // elements that a thread block sums
+// kAligned: all arrays are aligned to 16 bytes, and so is every sample in them.
+
+constexpr int kThreadQuads = 4;                          // that a thread sums, and
+constexpr int64_t kBlock = 4 * kThreadQuads * kThreads;  // elements that a thread block does
 
 __host__ __device__ inline int64_t langevin_blocks(int64_t size) {
   return (size + kBlock - 1) / kBlock;
 }
 
-// Adds the values of a thread block's threads as a fixed tree; the result is valid in thread 0.
+// Adds the values of a block's threads, whole warps of them, in a fixed order; the result is valid
+// in thread 0.
 __device__ inline double block_sum(double value) {
-  __shared__ double shared[kThreads];
-  shared[threadIdx.x] = value;
-  __syncthreads();
+  __shared__ double shared[kThreads / 32];
 #pragma unroll
-  for (int width = kThreads / 2; width > 0; width /= 2) {
-    if (threadIdx.x < width) shared[threadIdx.x] += shared[threadIdx.x + width];
-    __syncthreads();
+  for (int width = 16; width > 0; width /= 2) value += __shfl_xor_sync(~0u, value, width);
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  __syncthreads();
+  double sum = 0.0;
+  if (threadIdx.x == 0) {
+    for (unsigned int warp = 0; warp < blockDim.x / 32; ++warp) sum += shared[warp];
   }
-  const double sum = shared[0];
   __syncthreads();  // shared may be written again from here on
   return sum;
 }
 
-// scratch (batch, blocks): the sums of squares of each block; launched with kThreads threads.
 template <typename T>
-__global__ void langevin_sums_kernel(Langevin<T> l, double* scratch) {
+__device__ __forceinline__ T add_squares(const Quad<T>& a, T sum) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) sum = multiply_add(a.v[k], a.v[k], sum);
+  return sum;
+}
+
+// The update of a quad of sample b.
+template <bool kAligned, typename T>
+__device__ __forceinline__ void langevin_quad(const Langevin<T>& l, int64_t b, int64_t quad,
+                                              Scales scales) {
+  const int64_t offset = b * l.size + 4 * quad, left = l.size - 4 * quad;
+  const auto scale_eps = static_cast<T>(scales.eps), scale_z = static_cast<T>(scales.z);
+  Quad<T> x = load_quad<kAligned>(l.x + offset, left);
+  const Quad<T> eps = load_quad<kAligned>(l.eps + offset, left);
+  T z[4];
+  normal_quad(l.key, static_cast<uint32_t>(l.first_sample + b), static_cast<uint64_t>(quad), z);
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    x.v[k] = langevin_element(x.v[k], eps.v[k], z[k], scale_eps, scale_z);
+  }
+  store_quad<kAligned>(l.out + offset, left, x);
+}
+
+// All of it, for samples of at most kBlock elements: a thread block a sample. eps is read a second
+// time while it is in the cache: to hold it would take registers that hide latency better.
+template <typename T, bool kAligned>
+__global__ void __launch_bounds__(kThreads) langevin_sample_kernel(Langevin<T> l) {
+  __shared__ Scales scales;
+  const int64_t quads = (l.size + 3) / 4;
+  for (int64_t b = blockIdx.x; b < l.batch; b += gridDim.x) {
+    const T* eps = l.eps + b * l.size;
+    T sum = T(0);
+#pragma unroll kThreadQuads
+    for (int64_t quad = threadIdx.x; quad < quads; quad += blockDim.x) {
+      sum = add_squares(load_quad<kAligned>(eps + 4 * quad, l.size - 4 * quad), sum);
+    }
+
+    const double total = block_sum(static_cast<double>(sum));
+    if (threadIdx.x == 0) {
+      scales = langevin_scales(total / static_cast<double>(l.size), l.sigma, l.tau);
+    }
+    __syncthreads();  // the next write to scales is behind the barriers of the next block_sum
+
+#pragma unroll 1
+    for (int64_t quad = threadIdx.x; quad < quads; quad += blockDim.x) {
+      langevin_quad<kAligned>(l, b, quad, scales);
+    }
+  }
+}
+
+// Larger samples. First, scratch (batch, blocks): the sums of squares of each block, by kThreads
+// threads.
+template <typename T, bool kAligned>
+__global__ void __launch_bounds__(kThreads) langevin_sums_kernel(Langevin<T> l, double* scratch) {
   const int64_t blocks = langevin_blocks(l.size);
   for (int64_t item = blockIdx.x; item < l.batch * blocks; item += gridDim.x) {
     const int64_t b = item / blocks, first = (item - b * blocks) * kBlock;
-    const T* eps = l.eps + b * l.size;
-    const int64_t stop = l.size - first < kBlock ? l.size : first + kBlock;
     T sum = T(0);
-    for (int64_t i = first + threadIdx.x; i < stop; i += kThreads) {
-      sum = multiply_add(eps[i], eps[i], sum);
+#pragma unroll
+    for (int k = 0; k < kThreadQuads; ++k) {
+      const int64_t i = first + 4 * (threadIdx.x + k * kThreads);
+      sum = add_squares(load_quad<kAligned>(l.eps + b * l.size + i, l.size - i), sum);
     }
     const double total = block_sum(static_cast<double>(sum));
     if (threadIdx.x == 0) scratch[item] = total;
   }
 }
 
-// scales (batch, 2), of each sample's sums: a thread block a sample, kThreads threads.
+// Then scales (batch, 2), of each sample's sums: a thread block a sample, kThreads threads.
 template <typename T>
-__global__ void langevin_reduce_kernel(Langevin<T> l, const double* scratch, double* scales) {
+__global__ void __launch_bounds__(kThreads)
+    langevin_reduce_kernel(Langevin<T> l, const double* scratch, double* scales) {
   const int64_t blocks = langevin_blocks(l.size);
   for (int64_t b = blockIdx.x; b < l.batch; b += gridDim.x) {
     double sum = 0.0;
@@ -179,9 +235,9 @@ __global__ void langevin_reduce_kernel(Langevin<T> l, const double* scratch, dou
   }
 }
 
-// The update: a thread a quad.
-template <typename T>
-__global__ void langevin_kernel(Langevin<T> l, const double* scales) {
+// Last the update: a thread a quad.
+template <typename T, bool kAligned>
+__global__ void __launch_bounds__(kThreads) langevin_kernel(Langevin<T> l, const double* scales) {
   const int64_t quads = (l.size + 3) / 4;
   const int64_t total = l.batch * quads;
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
@@ -189,19 +245,7 @@ __global__ void langevin_kernel(Langevin<T> l, const double* scales) {
        item += stride) {
     const int64_t b = item / quads;
     const int64_t quad = item - b * quads;
-    const auto scale_eps = static_cast<T>(scales[2 * b]);
-    const auto scale_z = static_cast<T>(scales[2 * b + 1]);
-    T z[4];
-    normal_quad(l.key, static_cast<uint32_t>(l.first_sample + b), static_cast<uint64_t>(quad), z);
-    const int64_t offset = b * l.size + 4 * quad;
-    const int64_t left = l.size - 4 * quad;
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      if (k < left) {
-        l.out[offset + k] =
-            langevin_element(l.x[offset + k], l.eps[offset + k], z[k], scale_eps, scale_z);
-      }
-    }
+    langevin_quad<kAligned>(l, b, quad, {scales[2 * b], scales[2 * b + 1]});
   }
 }
 

@@ -6,6 +6,10 @@
 #include "normal.h"
 #include "philox.h"
 
+#ifdef SDA_FAST_GPU
+#include "quad.h"
+#endif
+
 namespace sda_fast::SDA_FAST_VARIANT {
 
 template <typename T>
@@ -32,7 +36,7 @@ struct PhiloxNormal {
 
 namespace sda_fast::SDA_FAST_VARIANT {
 
-#ifndef __CUDACC__
+#ifndef SDA_FAST_GPU
 
 // The numbers are made a tile at a time, always whole and always from the same elements on, so
 // that they do not depend on where a thread's share begins or ends.
@@ -83,9 +87,9 @@ inline void philox_normal(const PhiloxNormal<T>& p, int64_t begin, int64_t end) 
 
 #else
 
-// A thread a quad.
-template <typename T>
-__global__ void philox_normal_kernel(PhiloxNormal<T> p) {
+// A thread a quad. kAligned: the array is aligned to 16 bytes, and so is every sample in it.
+template <typename T, bool kAligned>
+__global__ void __launch_bounds__(kThreads) philox_normal_kernel(PhiloxNormal<T> p) {
   const int64_t quads = (p.size + 3) / 4;
   const int64_t total = p.batch * quads;
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
@@ -93,14 +97,9 @@ __global__ void philox_normal_kernel(PhiloxNormal<T> p) {
        item += stride) {
     const int64_t b = item / quads;
     const int64_t quad = item - b * quads;
-    T z[4];
-    normal_quad(p.key, static_cast<uint32_t>(p.first_sample + b), static_cast<uint64_t>(quad), z);
-    T* out = p.out + b * p.size + 4 * quad;
-    const int64_t left = p.size - 4 * quad;
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      if (k < left) out[k] = z[k];
-    }
+    Quad<T> z;
+    normal_quad(p.key, static_cast<uint32_t>(p.first_sample + b), static_cast<uint64_t>(quad), z.v);
+    store_quad<kAligned>(p.out + b * p.size + 4 * quad, p.size - 4 * quad, z);
   }
 }
 

@@ -4,6 +4,10 @@
 
 #include "config.h"
 
+#ifdef SDA_FAST_GPU
+#include "quad.h"
+#endif
+
 namespace sda_fast {
 
 template <typename T>
@@ -24,7 +28,7 @@ SDA_FAST_FN T predictor_element(T x, T eps, T r, T b) {
   return multiply_add(b, eps, r * x);
 }
 
-#ifndef __CUDACC__
+#ifndef SDA_FAST_GPU
 
 template <typename T>
 inline void predictor(const Predictor<T>& p, int64_t begin, int64_t end) {
@@ -37,11 +41,18 @@ inline void predictor(const Predictor<T>& p, int64_t begin, int64_t end) {
 
 #else
 
-template <typename T>
-__global__ void predictor_kernel(Predictor<T> p) {
+// A thread a quad. kAligned: all three arrays are aligned to 16 bytes.
+template <typename T, bool kAligned>
+__global__ void __launch_bounds__(kThreads) predictor_kernel(Predictor<T> p) {
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < p.size; i += stride) {
-    p.out[i] = predictor_element(p.x[i], p.eps[i], p.r, p.b);
+  for (int64_t quad = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; 4 * quad < p.size;
+       quad += stride) {
+    const int64_t i = 4 * quad, left = p.size - i;
+    Quad<T> x = load_quad<kAligned>(p.x + i, left);
+    const Quad<T> eps = load_quad<kAligned>(p.eps + i, left);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) x.v[k] = predictor_element(x.v[k], eps.v[k], p.r, p.b);
+    store_quad<kAligned>(p.out + i, left, x);
   }
 }
 
