@@ -1,0 +1,70 @@
+#pragma once
+
+// What csrc/cuda/launch.h takes from torch and from CUDA's runtime, for the emulator: tensors lie
+// in the CPU's memory, and there is no stream and no device to choose.
+
+#include <torch/csrc/stable/device.h>
+
+#include <functional>
+#include <numeric>
+
+#include "../checks.h"
+#include "cuda.h"
+#include "memory.h"
+
+#define SDA_FAST_CUDA_IMPL(m) STABLE_TORCH_LIBRARY_IMPL(sda_fast_emulate, CPU, m)
+
+namespace sda_fast::cuda {
+
+struct Launch {
+  explicit Launch(const Tensor&) {}
+
+  template <typename... Parameters, typename... Arguments>
+  void operator()(const char* name, void (*kernel)(Parameters...), unsigned int blocks,
+                  unsigned int threads, size_t shared, const Arguments&... arguments) const {
+    emulate::run(name, blocks, threads, shared, [&] { kernel(arguments...); });
+  }
+};
+
+}  // namespace sda_fast::cuda
+
+namespace sda_fast::emulate {
+
+inline size_t size_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Double:
+    case ScalarType::Long:
+      return 8;
+    case ScalarType::Float:
+    case ScalarType::Int:
+      return 4;
+    case ScalarType::Half:
+    case ScalarType::BFloat16:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+// A tensor that is guarded by the pages around it, full of poison.
+inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType type, bool exact) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t d = sizes.size(); d-- > 1;)
+    strides[d - 1] = strides[d] * std::max<int64_t>(1, sizes[d]);
+  const int64_t numel =
+      std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<int64_t>());
+  void* memory = allocate(static_cast<size_t>(numel) * size_of(type), exact);
+  return torch::stable::from_blob(memory, sizes, strides,
+                                  torch::stable::Device(torch::headeronly::DeviceType::CPU), type,
+                                  &release);
+}
+
+}  // namespace sda_fast::emulate
+
+namespace sda_fast::cuda {
+
+inline Tensor allocate(const Tensor&, const std::vector<int64_t>& sizes, ScalarType type) {
+  return emulate::empty(sizes, type, false);
+}
+
+}  // namespace sda_fast::cuda

@@ -1,0 +1,96 @@
+// What only the tests of the emulator use: a kernel with a choice of bugs that must not go unseen,
+// and operators that set the emulator up.
+
+#include <torch/csrc/stable/library.h>
+
+#include "../cuda/launch.h"
+#include "../kernels/quad.h"
+
+namespace sda_fast::cuda {
+namespace {
+
+enum Bug : int64_t {
+  kNone,
+  kReadBeyond,       // an off-by-one bound of a load
+  kWriteBeyond,      // and of a store
+  kNoBarrier,        // between writing shared memory and reading what others wrote
+  kNoSecondBarrier,  // before it is written again
+  kTwoBarriers,      // half of the block at another one
+  kReturn,           // some threads return before the barrier
+  kNeverWritten,     // an element of shared memory
+  kIndex,            // beyond a shared array
+  kMisaligned,       // 16 bytes at a time from an array that is not aligned
+  kMask,             // lanes take part in a shuffle that are not in its mask
+  kLane,             // a shuffle reads a lane that takes no part
+  kDynamic,          // a store beyond the dynamic shared memory
+};
+
+// Turns each run of kThreads elements of x round.
+__global__ void __launch_bounds__(kThreads)
+    planted_kernel(const float* x, float* out, int64_t n, int64_t bug) {
+  __shared__ float shared[kThreads];
+  auto* dynamic = dynamic_shared<float>();
+  const int64_t thread = threadIdx.x, stride = int64_t{gridDim.x} * kThreads;
+  for (int64_t first = int64_t{blockIdx.x} * kThreads; first < n; first += stride) {
+    const int64_t i = first + thread, size = n - first < kThreads ? n - first : kThreads;
+    if (bug == kReturn && i >= n) return;
+
+    float value = 0.0f;
+    if (i < n || (bug == kReadBeyond && i == n)) value = x[i];
+    if (bug == kMisaligned) value += load_quad<true>(x + 1, 4).v[0];
+    if (!(bug == kNeverWritten && thread == 0)) shared[thread + (bug == kIndex ? 1 : 0)] = value;
+    dynamic[thread + (bug == kDynamic ? 1 : 0)] = value;
+    if (bug == kTwoBarriers && thread >= kThreads / 2) {
+      __syncthreads();
+    } else if (bug != kNoBarrier) {
+      __syncthreads();
+    }
+
+    float other = 0.0f;
+    if (i < n) other = shared[size - 1 - thread] + 0.0f * dynamic[size - 1 - thread];
+    const unsigned int mask = bug == kMask ? 0xFFFFu : ~0u;
+    if (bug == kLane) {
+      if (thread % 32 < 16) other = __shfl_sync(0xFFFFu, other, 16);
+    } else {
+      other = __shfl_xor_sync(mask, __shfl_xor_sync(mask, other, 5), 5);
+    }
+    if (i < n || (bug == kWriteBeyond && i == n)) out[i] = other;
+    if (bug != kNoSecondBarrier) __syncthreads();
+  }
+}
+
+Tensor planted(const Tensor& x, int64_t bug) {
+  const Launch launch(x);
+  const Tensor out = allocate_like(x);
+  launch("planted", planted_kernel, std::min(3u, blocks_for(x.numel())), kThreads,
+         kThreads * sizeof(float), static_cast<const float*>(x.data_ptr()),
+         static_cast<float*>(out.data_ptr()), x.numel(), bug);
+  return out;
+}
+
+// A copy whose end, or the end rounded up to 16 bytes, is the end of what may be touched.
+Tensor guarded(const Tensor& x, bool exact) {
+  const Tensor copy = emulate::empty({x.sizes().begin(), x.sizes().end()}, x.scalar_type(), exact);
+  torch::stable::copy_(const_cast<Tensor&>(copy), x);
+  return copy;
+}
+
+void seed(int64_t number) { emulate::seed(static_cast<uint64_t>(number)); }
+
+}  // namespace
+}  // namespace sda_fast::cuda
+
+STABLE_TORCH_LIBRARY_FRAGMENT(sda_fast_emulate, m) {
+  m.def("planted(Tensor x, int bug) -> Tensor");
+  m.def("guarded(Tensor x, bool exact) -> Tensor");
+  m.def("seed(int number) -> ()");
+}
+
+SDA_FAST_CUDA_IMPL(m) {
+  m.impl("planted", TORCH_BOX(&sda_fast::cuda::planted));
+  m.impl("guarded", TORCH_BOX(&sda_fast::cuda::guarded));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sda_fast_emulate, CompositeExplicitAutograd, m) {
+  m.impl("seed", TORCH_BOX(&sda_fast::cuda::seed));
+}

@@ -1,0 +1,385 @@
+"""The CUDA operators, their own sources compiled for the CPU, against the reference.
+
+Where there is a GPU, the same tests run there too. The emulator (csrc/emulate) runs the threads of
+a block in a random order, and raises an error where one touches what it may not or waits for what
+does not come. Its own tests plant such bugs.
+"""
+
+import ctypes
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sda_fast import _native, ops, reference
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = ("compose", "gather", "langevin", "langevin_", "philox_normal_", "predictor", "predictor_")
+DTYPES = [torch.float32, torch.float64]
+STREAM = {"seed": -12345, "step": 7, "correction": 3, "first_sample": 2**20}
+
+pytestmark = [
+    pytest.mark.skipif(not _native.available, reason=str(_native.reason)),
+    pytest.mark.skipif(not (ROOT / "csrc").is_dir(), reason="there is no source tree here"),
+]
+
+
+def tool(name: str) -> str | None:
+    """Finds a program of this environment or of the system."""
+    here = str(Path(sys.executable).parent)
+    return shutil.which(name, path=os.pathsep.join([here, os.environ.get("PATH", "")]))
+
+
+def build(folder: Path) -> Path:
+    """Builds the emulator's library in a folder, or what changed of it since the last time."""
+
+    def run(*command: object) -> None:
+        done = subprocess.run(
+            [str(part) for part in command], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(
+            *(tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja"),
+            *("-DSDA_FAST_EMULATE=ON", "-DSDA_FAST_CUDA=OFF"),
+            *(f"-D{d}" for d in os.environ.get("SKBUILD_CMAKE_DEFINE", "").split(";") if d),
+            *(f"-DPython_EXECUTABLE={sys.executable}", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"),
+        )
+        run(tool("cmake"), "--build", folder, "--target", "_C_emulate")
+    return folder / "csrc" / "emulate" / "_C_emulate.so"
+
+
+@pytest.fixture(scope="session")
+def emulator(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> torch.library.Library:
+    """Loads the emulator's library, with the operators' own schemas under another name."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("the emulator needs Linux")
+    for name in ("cmake", "ninja"):
+        if tool(name) is None:
+            pytest.skip(f"{name} is not installed")
+    if find_spec("pybind11") is None:
+        pytest.skip("pybind11 is not installed")
+
+    cache = getattr(request.config, "cache", None)
+    folder = tmp_path_factory.mktemp("emulate") if cache is None else cache.mkdir("emulate")
+    path = build(folder)
+
+    library = torch.library.Library("sda_fast_emulate", "FRAGMENT")
+    for name in NAMES:
+        schema = str(getattr(torch.ops.sda_fast, name).default._schema)
+        library.define(schema.removeprefix("sda_fast::"))
+    ctypes.CDLL(str(path))
+    return library
+
+
+class Emulated:
+    """The operators in the emulator. Their arrays end where nothing may be touched."""
+
+    def __init__(self) -> None:
+        self.operators = torch.ops.sda_fast_emulate
+
+    def place(self, x: Tensor, *, aligned: bool = True) -> Tensor:
+        return self.operators.guarded(x, not aligned)
+
+    def __call__(self, name: str, *args: object, aligned: bool = True) -> Tensor:
+        """Calls an operator, contiguous tensors copied to where their ends are guarded."""
+        placed = [
+            self.place(a, aligned=aligned) if isinstance(a, Tensor) and a.is_contiguous() else a
+            for a in args
+        ]
+        result = getattr(self.operators, name)(*placed)
+        if result is None:
+            args[0].copy_(placed[0])
+            return args[0]
+        return result.clone()
+
+
+class Device:
+    """The operators on a GPU."""
+
+    def place(self, x: Tensor, *, aligned: bool = True) -> Tensor:
+        if aligned:
+            return x.cuda()
+        flat = torch.empty(x.numel() + 1, dtype=x.dtype, device="cuda")[1:]
+        return flat.copy_(x.flatten()).view(x.shape)
+
+    def __call__(self, name: str, *args: object, aligned: bool = True) -> Tensor:
+        placed = [self.place(a, aligned=aligned) if isinstance(a, Tensor) else a for a in args]
+        result = getattr(torch.ops.sda_fast, name)(*placed)
+        torch.cuda.synchronize()
+        if result is None:
+            args[0].copy_(placed[0])
+            return args[0]
+        return result.cpu()
+
+
+GPU = [pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else []
+
+
+@pytest.fixture(params=["emulated", *GPU])
+def call(request: pytest.FixtureRequest) -> Emulated | Device:
+    if request.param == "emulated":
+        request.getfixturevalue("emulator")
+        return Emulated()
+    return Device()
+
+
+@pytest.fixture
+def emulated(emulator: torch.library.Library) -> Emulated:
+    return Emulated()
+
+
+def close(a: Tensor, b: Tensor, dtype: torch.dtype, scale: float = 1.0) -> None:
+    """Compares to the rounding of a type, of numbers of a size."""
+    assert a.dtype == dtype
+    atol = scale * (2e-6 if dtype == torch.float32 else 1e-13)
+    torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=atol)
+
+
+def scattered(x: Tensor) -> Tensor:
+    """Returns a copy of a tensor that is not contiguous."""
+    y = torch.zeros(*reversed(x.shape), 2, dtype=x.dtype)[..., 0]
+    y = y.permute(tuple(reversed(range(x.ndim))))
+    y.copy_(x)
+    return y
+
+
+# Elementwise
+
+EDGES = [0, 1, 3, 4, 31, 32, 33, 255, 256, 257, 1023, 1025, 4095, 4096, 4097]
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+each_alignment = pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "odd"])
+
+
+@each_dtype
+@each_alignment
+def test_predictor(call: Emulated | Device, dtype: torch.dtype, aligned: bool) -> None:
+    for size in EDGES:
+        x, eps = torch.randn(2, size, dtype=dtype)
+        expected = reference.predictor(x.double(), eps.double(), 0.9, -0.3)
+        close(call("predictor", x, eps, 0.9, -0.3, aligned=aligned), expected, dtype)
+        close(call("predictor_", x.clone(), eps, 0.9, -0.3, aligned=aligned), expected, dtype)
+
+
+@each_dtype
+@each_alignment
+@pytest.mark.parametrize("batch", [1, 3])
+def test_langevin(call: Emulated | Device, batch: int, dtype: torch.dtype, aligned: bool) -> None:
+    numbers = (0.3, 0.5, *STREAM.values())
+    for size in [*EDGES, 3 * 4096 + 5]:
+        x, eps = torch.randn(2, batch, size, dtype=dtype)
+        if size > 0:
+            eps[:, 0] = 1  # delta is large where a sample is small
+        expected = reference.langevin(x.double(), eps.double(), 0.3, 0.5, **STREAM)
+        close(call("langevin", x, eps, *numbers, aligned=aligned), expected, dtype, 2.0)
+        close(call("langevin_", x.clone(), eps, *numbers, aligned=aligned), expected, dtype, 2.0)
+
+
+@each_dtype
+@each_alignment
+@pytest.mark.parametrize("batch", [1, 3])
+def test_noise_is_the_library_s(
+    call: Emulated | Device, batch: int, dtype: torch.dtype, aligned: bool
+) -> None:
+    for size in EDGES:
+        expected = torch.zeros(batch, size, dtype=dtype)
+        with ops.backend("native"):
+            ops.philox_normal_(expected, **STREAM)
+        z = call("philox_normal_", torch.zeros_like(expected), *STREAM.values(), aligned=aligned)
+        torch.testing.assert_close(z, expected, rtol=0, atol=1e-6)
+
+
+@each_dtype
+def test_strides(call: Emulated | Device, dtype: torch.dtype) -> None:
+    x, eps = torch.randn(2, 3, 5, 7, dtype=dtype)
+    numbers = (0.3, 0.5, *STREAM.values())
+    for name, rest in (("predictor", (0.9, -0.3)), ("langevin", numbers)):
+        expected = call(name, x, eps, *rest)
+        assert torch.equal(call(name, scattered(x), scattered(eps), *rest), expected)
+        assert torch.equal(call(f"{name}_", scattered(x), scattered(eps), *rest), expected)
+    z = call("philox_normal_", torch.zeros_like(x), *STREAM.values())
+    assert torch.equal(call("philox_normal_", scattered(x), *STREAM.values()), z)
+
+
+def test_in_place_on_itself_and_on_neighbours(emulated: Emulated) -> None:
+    operators, numbers = emulated.operators, (0.3, 0.5, *STREAM.values())
+    for size in (9, 4100):
+        x = torch.randn(4, size)
+        for name, rest in (("predictor", (0.9, 0.2)), ("langevin", numbers)):
+            expected = emulated(name, x, x.clone(), *rest)
+            work = x.clone()
+            getattr(operators, f"{name}_")(work, work, *rest)
+            assert torch.equal(work, expected)
+
+            buffer = torch.randn(5, size)
+            expected = emulated(name, buffer[1:], buffer[:-1], *rest)
+            getattr(operators, f"{name}_")(buffer[1:], buffer[:-1], *rest)
+            assert torch.equal(buffer[1:], expected)
+
+
+def test_special_samples(call: Emulated | Device) -> None:
+    """A sample whose eps is zero stays; NaN stays in its sample."""
+    for size in (70, 4100):
+        x, eps = torch.randn(2, 3, size)
+        eps[0] = 0
+        eps[1, -1] = torch.nan
+        result = call("langevin", x, eps, 0.3, 0.5, *STREAM.values())
+        assert torch.equal(result[0], x[0])
+        assert result[1].isnan().all()
+        assert result[2].isfinite().all()
+
+
+# Windows
+
+
+def plan(states: int, window: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Returns windows in random places, of random weights, that may hang over the end."""
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randint(0, states, (states,), generator=generator).sort().values
+    weight = torch.randint(-1, 2, (states, window), generator=generator).to(torch.int8)
+    weight[start[:, None] + torch.arange(window) >= states] = 0
+    return start, weight
+
+
+@each_dtype
+@each_alignment
+@pytest.mark.parametrize("row", [(1,), (3,), (4,), (31,), (2, 3, 4), (33, 8)], ids=str)
+def test_gather_and_compose(
+    call: Emulated | Device, row: tuple[int, ...], dtype: torch.dtype, aligned: bool
+) -> None:
+    for batch, states, window in ((0, 5, 3), (1, 1, 1), (1, 7, 3), (3, 33, 5)):
+        start, weight = plan(states, window, seed=states)
+        x = torch.randn(batch, states, *row, dtype=dtype)
+        windows = call("gather", x, start, weight, aligned=aligned)
+        assert torch.equal(windows, reference.gather(x, start, weight))
+
+        windows = torch.randn_like(windows)
+        windows.unflatten(2, (window, -1))[:, weight == 0] = torch.nan  # not read
+        composed = call("compose", windows, start, weight, states, aligned=aligned)
+        expected = reference.compose(windows.double(), start, weight, states)
+        close(composed, expected, dtype, 4.0)
+
+        assert torch.equal(call("compose", scattered(windows), start, weight, states), composed)
+        x = scattered(x)
+        assert torch.equal(call("gather", x, start, weight), reference.gather(x, start, weight))
+
+
+def test_no_windows(call: Emulated | Device) -> None:
+    start, weight = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3, dtype=torch.int8)
+    assert call("gather", torch.ones(2, 5, 4), start, weight).shape == (2, 0, 12)
+    assert torch.equal(
+        call("compose", torch.ones(2, 0, 12), start, weight, 5), torch.zeros(2, 5, 4)
+    )
+
+
+@pytest.mark.parametrize("row", [3, 4])
+def test_windows_beyond_the_trajectory(call: Emulated | Device, row: int) -> None:
+    """A plan cannot be checked without a wait for the device: nothing beyond is touched."""
+    start, weight = torch.tensor([-2, 3, 5]), torch.ones(3, 3, dtype=torch.int8)
+    x = torch.randn(2, 5, row)
+    windows = call("gather", x, start, weight).unflatten(2, (3, row))
+    assert windows[:, 0, :2].isnan().all()
+    assert torch.equal(windows[:, 0, 2], x[:, 0])
+    assert torch.equal(windows[:, 1, :2], x[:, 3:])
+    assert windows[:, 1, 2].isnan().all()
+    assert windows[:, 2].isnan().all()
+
+    composed = call("compose", torch.ones(2, 3, 3 * row), start, weight, 5)
+    assert torch.equal(composed[0, :, 0], torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0]))
+
+    # not ascending: the numbers are wrong, but nothing beyond is read
+    assert call("compose", torch.ones(2, 3, 3 * row), start.flip(0), weight, 5).isfinite().all()
+
+
+@each_dtype
+def test_many_blocks(call: Emulated | Device, dtype: torch.dtype) -> None:
+    x = torch.randn(2, 40_000, dtype=dtype)
+    eps = torch.randn_like(x)
+    expected = reference.langevin(x.double(), eps.double(), 0.3, 0.5, **STREAM)
+    close(call("langevin", x, eps, 0.3, 0.5, *STREAM.values()), expected, dtype, 2.0)
+    expected = reference.predictor(x.double(), eps.double(), 0.9, 0.1)
+    close(call("predictor", x, eps, 0.9, 0.1), expected, dtype)
+
+
+@each_dtype
+def test_results_do_not_depend_on_the_alignment(
+    call: Emulated | Device, dtype: torch.dtype
+) -> None:
+    for shape in ((3, 256), (2, 8192)):
+        x, eps = torch.randn(2, *shape, dtype=dtype)
+        for name, rest in (("predictor", (0.9, 0.1)), ("langevin", (0.3, 0.5, *STREAM.values()))):
+            expected = call(name, x, eps, *rest)
+            assert torch.equal(call(name, x, eps, *rest, aligned=False), expected)
+
+
+@pytest.mark.parametrize("order", range(5))
+def test_results_do_not_depend_on_the_order_of_threads(emulated: Emulated, order: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, eps = torch.randn(2, 2, 5000, generator=generator)
+    small = (x[:, :300].contiguous(), eps[:, :300].contiguous())
+    emulated.operators.seed(order)
+    results = [emulated("langevin", *a, 0.3, 0.5, *STREAM.values()) for a in ((x, eps), small)]
+    emulated.operators.seed(order + 100)
+    for result, a in zip(results, ((x, eps), small), strict=True):
+        assert torch.equal(emulated("langevin", *a, 0.3, 0.5, *STREAM.values()), result)
+
+
+def test_errors_are_the_operators_own(emulated: Emulated) -> None:
+    with pytest.raises(RuntimeError, match="eps must have the dtype of x, float32, but has float6"):
+        emulated("predictor", torch.ones(2), torch.ones(2).double(), 1.0, 1.0)
+
+
+# The emulator itself: bugs of csrc/emulate/planted.cu
+
+BUGS = {
+    "a load beyond an array": (1, "thread 25[23] touches memory 0 bytes after the end of an array"),
+    "a store beyond an array": (2, "written after the end of an array|touches memory .* after"),
+    "no barrier": (3, None),
+    "no second barrier": (4, None),
+    "two barriers": (5, r"128 wait at the barrier planted.cu:\d+, 128 wait at the barrier"),
+    "a return before a barrier": (6, r"[34] thread\(s\) have returned, 25[23] wait at the barrier"),
+    "shared memory that nobody wrote": (7, None),
+    "an index beyond a shared array": (8, "thread 255 does what C.. does not define"),
+    "a misaligned access": (9, "does what C.. does not define: a misaligned access"),
+    "a lane that is not in its mask": (10, "is not in the mask that it gives at planted.cu"),
+    "a lane that takes no part": (11, "reads lane 16, which takes no part, at planted.cu"),
+    "a store beyond dynamic shared memory": (12, "thread 255 touches memory 0 bytes after the end"),
+}
+
+
+def planted(emulated: Emulated, x: Tensor, bug: int) -> bool:
+    """Runs the kernel that turns each run of 256 elements round, and says whether it did."""
+    result = emulated.operators.planted(x, bug)
+    return torch.equal(result, torch.cat([run.flip(0) for run in x.split(256)]))
+
+
+@pytest.mark.parametrize("order", range(3))
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bugs_are_seen(emulated: Emulated, bug: str, order: int) -> None:
+    emulated.operators.seed(order)
+    number, says = BUGS[bug]
+    for size in (7 * 256 - 4, 7 * 256 - 3):  # one with room after its end, one without
+        x = emulated.place(torch.randn(size), aligned=number != 1)
+        if says is None:
+            assert not planted(emulated, x, number)
+        else:
+            with pytest.raises(RuntimeError, match=rf"planted, block \d of 3: .*({says})"):
+                planted(emulated, x, number)
+        assert planted(emulated, x, 0)  # and the emulator goes on as before
+
+
+def test_the_kernel_without_bugs_is_right(emulated: Emulated) -> None:
+    for size in EDGES[1:]:
+        for aligned in (True, False):
+            assert planted(emulated, emulated.place(torch.randn(size), aligned=aligned), 0)
