@@ -33,13 +33,13 @@ test: $(VENV)/.dev  ## Run the tests.
 lint: $(VENV)/.dev  ## Check the format, the style and the types.
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
-	$(bin)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*')
+	$(bin)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
 	$(bin)/mypy
 
 format: $(VENV)/.dev  ## Format the sources.
 	$(bin)/ruff check --fix-only --quiet .
 	$(bin)/ruff format .
-	$(bin)/clang-format -i $$(git ls-files 'csrc/*')
+	$(bin)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
 
 bench: $(VENV)/.dev  ## Time the native operators against the reference.
 	$(bin)/python -m pytest benchmarks --benchmark-only --benchmark-group-by=group
