@@ -1,0 +1,268 @@
+"""Training: the loss falls, and an interrupted run goes on as if it had not been."""
+
+import io
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import oracles
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sda_fast import VPSDE, MCScoreNet, load_prior, training
+from sda_fast.io import read_record
+from sda_fast.training import LEVELS, Config, denoising_error, train
+
+TINY = Config(
+    order=1,
+    width=8,
+    depth=1,
+    embedding=4,
+    iterations=30,
+    batch_size=8,
+    trajectories=10,
+    states=16,
+    seed=3,
+)
+
+
+def run(config: Config, out: Path, **kwargs: Any) -> dict[str, Tensor]:
+    train(config, out, progress=False, **kwargs)
+    return load_prior(out, length=9).eps.state_dict()
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return list(one) == list(other) and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Makes the run stop in the middle of an iteration: as many windows have been drawn."""
+    count = 0
+    draw = training.draw_windows
+
+    def counted(data: Tensor, batch: int, *args: Any, **kwargs: Any) -> Tensor:
+        nonlocal count
+        if batch == TINY.batch_size:  # not those of the validation
+            count += 1
+            if count > after:
+                raise KeyboardInterrupt
+        return draw(data, batch, *args, **kwargs)
+
+    monkeypatch.setattr(training, "draw_windows", counted)
+
+
+def test_loss_falls(tmp_path: Path):
+    """Below 1, the error of knowing nothing, at every level of noise; most at the highest."""
+    config = replace(TINY, width=32, iterations=400, batch_size=64, learning_rate=3e-3, ema=0.95)
+    record = train(config, tmp_path / "prior", progress=False)
+    (errors,) = record["validation"]["denoising_error"].values()
+    assert len(errors) == len(LEVELS)
+    assert max(errors) < 1.05
+    assert sum(errors) / len(errors) < 0.5
+    assert errors[-1] < 0.3
+
+
+def test_a_run_is_a_function_of_its_configuration(tmp_path: Path):
+    """Whatever torch's own generator does, which is left alone."""
+    first = run(TINY, tmp_path / "a")
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    train(TINY, tmp_path / "b", progress=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert same(first, load_prior(tmp_path / "b", length=9).eps.state_dict())
+    assert not same(first, run(replace(TINY, seed=4), tmp_path / "c"))
+
+
+@pytest.mark.parametrize("aware", [False, True])
+@pytest.mark.parametrize("after", [10, 14, 29])
+def test_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, aware: bool):
+    """Stopped between checkpoints and resumed, it gives the same bits as without a stop."""
+    config = replace(TINY, length_aware=aware)
+    expected = run(config, tmp_path / "whole", every=10)
+
+    out = tmp_path / "prior"
+    with monkeypatch.context() as patch:
+        interrupt(patch, after)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, out, every=10)
+    checkpoint = out.with_name("prior.checkpoint")
+    assert not out.exists()
+    assert torch.load(checkpoint)["iteration"] == after // 10 * 10
+
+    assert same(run(config, out, every=10, resume=True), expected)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["prior", "whole"]
+
+
+def test_without_resume_a_checkpoint_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out = tmp_path / "prior"
+    with monkeypatch.context() as patch:
+        interrupt(patch, 15)
+        with pytest.raises(KeyboardInterrupt):
+            run(TINY, out, every=10)
+    assert same(run(TINY, out), run(TINY, tmp_path / "whole"))
+
+
+def test_resume_without_a_checkpoint(tmp_path: Path):
+    assert same(run(TINY, tmp_path / "a", resume=True), run(TINY, tmp_path / "b"))
+
+
+def saved(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"garbage", saved({"x": torch.zeros(2)}), saved({"config": {"width": 8}})[:-50]],
+    ids=["empty", "garbage", "other", "truncated"],
+)
+def test_bad_checkpoint(tmp_path: Path, content: bytes):
+    (tmp_path / "prior.checkpoint").write_bytes(content)
+    with pytest.raises(ValueError, match=r"prior\.checkpoint is not a checkpoint of this program"):
+        run(TINY, tmp_path / "prior", resume=True)
+
+
+def test_checkpoint_of_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 15)
+        with pytest.raises(KeyboardInterrupt):
+            run(TINY, tmp_path / "prior", every=10)
+    message = r"checkpoint of another run: width 8 \(now 16\), seed 3 \(now 4\)"
+    with pytest.raises(ValueError, match=message):
+        run(replace(TINY, width=16, seed=4), tmp_path / "prior", resume=True)
+
+
+def test_record(tmp_path: Path):
+    """What a prior remembers is enough to make it again."""
+    config = replace(TINY, length_aware=True, lengths=(3, 3, 1))
+    out = tmp_path / "prior"
+    record = train(config, out, progress=False)
+    kept = read_record(out)
+
+    assert kept["system"] == "lorenz63"
+    assert kept["shape"] == [65, 3]
+    assert kept["validation"]["levels"] == list(LEVELS)
+    assert kept["validation"]["denoising_error"].keys() == {"1", "3"}
+    assert kept["training"]["iterations"] == 30
+    again = {k: v for k, v in kept["training"].items() if k != "seconds"}
+    assert Config(**again | {"lengths": tuple(again["lengths"])}) == config
+    assert record["network"] == kept["network"]
+
+    sde = load_prior(out, length=9, composition="junction")
+    assert sde.eps.plan(9).lengths == [2, 3]
+
+
+def test_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is saved is the average of the weights: a <- a + (1 - d_i) (w_i - a), where the decay
+    d_i = min(ema, i / (i + 10))."""
+    seen: list[dict[str, Tensor]] = []
+    iterate = training._iterate
+
+    def watched(state: Any, *args: Any):
+        seen.append({k: v.clone() for k, v in state.network.named_parameters()})
+        for loss in iterate(state, *args):
+            seen.append({k: v.detach().clone() for k, v in state.network.named_parameters()})
+            yield loss
+
+    monkeypatch.setattr(training, "_iterate", watched)
+    result = run(replace(TINY, ema=0.6), tmp_path / "prior")
+
+    average = seen[0]
+    for i, weights in enumerate(seen[1:], start=1):
+        decay = min(0.6, i / (i + 10))
+        average = {k: decay * average[k] + (1 - decay) * weights[k] for k in average}
+    for name, value in average.items():
+        torch.testing.assert_close(result[name], value.detach(), rtol=1e-5, atol=1e-6)
+        assert not torch.equal(result[name], seen[-1][name])
+
+
+def test_diverging_run(tmp_path: Path):
+    with pytest.raises(RuntimeError, match=r"loss is not finite at iteration 10: lower learning"):
+        run(replace(TINY, learning_rate=1e30), tmp_path / "prior", every=10)
+    assert not (tmp_path / "prior").exists()
+
+
+def test_missing_directory(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"no directory .*nowhere"):
+        run(TINY, tmp_path / "nowhere" / "prior")
+
+
+# The denoising error
+
+
+@pytest.mark.parametrize("length", [None, 5, 3, 1])
+def test_denoising_error(length: int | None):
+    """The mean over valid states of (eps_phi - eps)^2: of an estimate that is 0, it is 1; of one
+    that is x / sigma, (mu / sigma)^2 E[x^2]."""
+
+    class Kernel(nn.Module):
+        def __init__(self, answer: str):
+            super().__init__()
+            self.answer = answer
+
+        def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+            n = length or 5
+            assert (c == (torch.arange(5) < n)).all()
+            assert not x[:, 3 * n :].any()  # no state beyond the length is seen
+            if self.answer == "zero":
+                return torch.full_like(x, 1e3).where(torch.arange(15) >= 3 * n, 0.0)
+            return x / sde.sigma(t)[:, None]
+
+    network = MCScoreNet(3, order=2, length_aware=True, hidden_features=[4])
+    sde = VPSDE(network, (9, 3))
+    windows = 0.5 * torch.randn(20000, 5, 3)
+
+    network.kernel = Kernel("zero")
+    errors = denoising_error(sde, windows, length, levels=(0.1, 0.5))
+    assert errors == pytest.approx([1.0, 1.0], abs=5 * math.sqrt(2 / (20000 * 3)))
+
+    network.kernel = Kernel("clean")
+    errors = denoising_error(sde, windows, length, levels=(0.1, 0.5))
+    for t, error in zip((0.1, 0.5), errors, strict=True):
+        mu, sigma = oracles.levels("VPSDE", "cos", t)
+        assert error == pytest.approx((mu / sigma) ** 2 / 4, rel=0.05)
+
+
+# The configuration
+
+
+def test_defaults_are_the_papers():
+    config = Config()
+    assert (config.window, config.width, config.depth, config.embedding) == (5, 256, 5, 32)
+    assert (config.batch_size, config.learning_rate, config.weight_decay) == (64, 1e-3, 1e-3)
+    assert (config.trajectories, config.states, config.activation) == (1024, 1024, "SiLU")
+    network = training.build_network(config.network)
+    assert tuple(network.kernel.network[0].weight.shape) == (256, 15 + 32)
+    assert sum(isinstance(m, nn.Linear) for m in network.kernel.network) == 2
+
+
+def test_mixture_of_lengths():
+    """By default the full window as often as all shorter ones together."""
+    assert Config(order=2).mixture == (5,)
+    assert Config(order=2, length_aware=True).mixture == (1, 2, 3, 4, 5, 5, 5, 5)
+    assert Config(order=2, length_aware=True, lengths=(5, 3)).mixture == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"system": "lorenz64"}, "system must be one of lorenz63, got 'lorenz64'"),
+        ({"order": 0}, "order must be positive, got 0"),
+        ({"width": -1}, "width must be positive, got -1"),
+        ({"iterations": 0}, "iterations must be positive, got 0"),
+        ({"learning_rate": math.nan}, "learning_rate must be positive, got nan"),
+        ({"ema": 1.0}, r"ema must be at least 0 and less than 1, got 1\.0"),
+        ({"trajectories": 9}, "trajectories must be at least 10, got 9"),
+        ({"states": 4}, "states must be at least 5, got 4"),
+        ({"lengths": (5,)}, "lengths are only for a length_aware network"),
+        ({"length_aware": True, "lengths": (6,)}, r"between 1 and 5, got \(6,\)"),
+        ({"length_aware": True, "lengths": (0, 5)}, r"between 1 and 5, got \(0, 5\)"),
+    ],
+    ids=str,
+)
+def test_bad_configuration(arguments: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        Config(**arguments)
