@@ -28,7 +28,7 @@ import torch
 from torch import Size, Tensor
 from tqdm import tqdm
 
-from . import ops
+from . import ops, recognise
 from .schedule import adams_bashforth, coefficients
 from .score import MCScoreNet, sampling
 
@@ -116,7 +116,7 @@ def sample(
         if x.numel() == 0:
             return x.reshape(batch + event)
 
-        eps = _estimator(sde, c)
+        eps = _estimator(sde, c, x)
         times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
         mu, sigma = (level.tolist() for level in coefficients(sde, times))
         weights = adams_bashforth(sde, times, order).tolist() if order > 1 else None
@@ -193,12 +193,18 @@ def _placement(
     return device, dtype
 
 
-def _estimator(sde: Any, c: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
-    """Wraps `sde.eps`, checking what it returns."""
-    arguments: tuple[Tensor | None, ...] = (c,) if c is not None or _takes_context(sde.eps) else ()
+def _estimator(sde: Any, c: Tensor | None, noise: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Wraps `sde.eps`, or its twin if that agrees on some noise, checking what it returns."""
+    estimator = sde.eps
+    context: tuple[Tensor | None, ...] = (c,) if c is not None or _takes_context(sde.eps) else ()
+
+    if ops.is_native(noise):
+        twin = recognise.twin(sde.eps)
+        if twin is not None and recognise.agrees(sde.eps, twin, noise, *context):
+            estimator = twin
 
     def estimate(x: Tensor, t: Tensor) -> Tensor:
-        eps: Tensor = sde.eps(x, t, *arguments)
+        eps: Tensor = estimator(x, t, *context)
 
         if eps.shape != x.shape:
             raise ValueError(
@@ -305,6 +311,11 @@ def explain(
 
     parts = [(name, served, why) for name in ("noise", "predictor", "corrector")]
     network = sde.eps
+    if served == "native":
+        network = recognise.twin(network) or network
+        if network is not sde.eps:
+            why = f"{type(sde.eps).__name__} has its structure; used if its numbers agree"
+            parts.append(("recognised", type(network).__name__, why))
 
     if hasattr(network, "sde") and hasattr(network, "A"):
         parts.append(("guidance", "torch", f"{type(network).__name__}, by autograd"))

@@ -1,0 +1,183 @@
+"""Stand-ins for the objects of existing code: what is recognised, and what is not trusted."""
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sda_fast import GaussianScore, MCScoreNet, explain, ops, sample
+from sda_fast.recognise import agrees, twin
+
+pytestmark = pytest.mark.skipif(
+    ops.unserved(torch.empty(0)) is not None, reason="the native library is not built"
+)
+
+
+class Norm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, unbiased=True, dim=-1, keepdim=True)
+        return (x - mean) / (variance + 1e-5).sqrt()
+
+
+class Residual(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class Embedding(nn.Sequential):
+    def __init__(self, features: int):
+        super().__init__(nn.Linear(32, 256), nn.SiLU(), nn.Linear(256, features))
+        self.register_buffer("freqs", torch.pi * torch.arange(1, 17))
+
+    def forward(self, t: Tensor) -> Tensor:
+        t = self.freqs * t.unsqueeze(-1)
+        return super().forward(torch.cat((t.cos(), t.sin()), dim=-1))
+
+
+class Kernel(nn.Module):
+    def __init__(self, inputs: int, outputs: int, widths: list[int]):
+        super().__init__()
+        self.embedding = Embedding(8)
+        layers: list[nn.Module] = []
+        for before, after in zip([inputs + 8, *widths], [*widths, outputs], strict=True):
+            if before != after:
+                layers.append(nn.Linear(before, after))
+            inner = nn.Linear(after, after), nn.SiLU(), nn.Linear(after, after)
+            layers.append(Residual(Norm(), *inner))
+        self.network = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        others = [self.embedding(t)] + ([] if c is None else [c])
+        return self.network(torch.cat((x, *(y.expand(*x.shape[:-1], -1) for y in others)), dim=-1))
+
+
+class Windows(nn.Module):
+    """A composed network as existing code has it."""
+
+    def __init__(self, order: int = 2, context: int = 0):
+        super().__init__()
+        self.order = order
+        self.kernel = Kernel(3 * (2 * order + 1) + context, 3 * (2 * order + 1), [32, 32])
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        k, w = self.order, 2 * self.order + 1
+        y = x.unfold(1, w, 1).movedim(-1, 2).flatten(2)
+        y = self.kernel(y, t, c).unflatten(2, (w, 3))
+        return torch.cat((y[:, 0, :k], y[:, :, k], y[:, -1, -k:]), dim=1)
+
+
+class Guidance(nn.Module):
+    """A guidance module as existing code has it."""
+
+    def __init__(self, network: nn.Module, scale: float = 1.0):
+        super().__init__()
+        self.y, self.A = torch.zeros(3, 1), lambda x: x[..., ::8, :1]
+        self.std, self.gamma, self.detach = torch.tensor(1.0), torch.tensor(1.0), False
+        self.sde, self.scale = process(network), scale
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        mu, sigma = self.sde.mu(t), self.sde.sigma(t)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            eps = self.sde.eps(x, t, c)
+            error = self.y - self.A((x - sigma * eps) / mu)
+            variance = self.std**2 + self.gamma * (sigma / mu) ** 2
+            (s,) = torch.autograd.grad(-(error**2 / variance).sum() / 2, x)
+        return eps.detach() - self.scale * sigma * s
+
+
+def process(eps: Any) -> Any:
+    def mu(t: Tensor) -> Tensor:
+        return torch.cos(1.5 * t) ** 2
+
+    return SimpleNamespace(
+        shape=(20, 3), eps=eps, mu=mu, sigma=lambda t: (1 - mu(t) ** 2 + 1e-6).sqrt()
+    )
+
+
+def samples(sde: Any, backend: str) -> Tensor:
+    return sample(sde, (2,), steps=4, corrections=1, tau=0.1, seed=1, backend=backend)
+
+
+@pytest.fixture
+def network() -> Windows:
+    torch.manual_seed(0)
+    return Windows().requires_grad_(False)
+
+
+def test_network(network: Windows):
+    ours = twin(network)
+    x, t = torch.randn(2, 20, 3), torch.tensor(0.5)
+
+    assert isinstance(ours, MCScoreNet)
+    torch.testing.assert_close(ours(x, t), network(x, t))
+    assert all(p is q for p, q in zip(ours.parameters(), network.parameters(), strict=True))
+    assert agrees(network, ours, x)
+
+
+def test_network_with_context():
+    network = Windows(order=1, context=4).requires_grad_(False)
+    x, t, c = torch.randn(2, 20, 3), torch.tensor(0.5), torch.randn(4)
+    torch.testing.assert_close(twin(network)(x, t, c), network(x, t, c))
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_samples_are_the_same(network: Windows, guided: bool):
+    sde = process(Guidance(network) if guided else network)
+    torch.testing.assert_close(
+        samples(sde, "native"), samples(sde, "reference"), rtol=1e-4, atol=1e-4
+    )
+    assert "recognised" in str(explain(sde))
+    assert "fused" in str(explain(sde))
+
+
+def test_own_modules_have_no_twin(network: Windows):
+    ours = twin(network)
+    assert twin(ours) is None
+    assert twin(GaussianScore(torch.zeros(3), lambda x: x, 1.0, process(ours))) is None
+
+
+def test_changed_weights_are_seen(network: Windows):
+    before = samples(process(network), "native")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.9)
+
+    after = samples(process(network), "native")
+    assert not torch.allclose(after, before, rtol=1e-2)
+    torch.testing.assert_close(after, samples(process(network), "reference"), rtol=1e-4, atol=1e-4)
+
+
+class OtherForward(Windows):
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        return 1.01 * super().forward(x, t, c)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_what_only_looks_alike_is_called(guided: bool):
+    torch.manual_seed(0)
+    look_alike = Guidance(Windows(), scale=1.5) if guided else OtherForward()
+    look_alike.requires_grad_(False)
+
+    assert twin(look_alike) is not None
+    result, expected = (samples(process(look_alike), name) for name in ("native", "reference"))
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", ["activation", "order", "missing", "layers", "not a module"])
+def test_other_structures_have_no_twin(network: Windows, change: str):
+    other: Any = copy.deepcopy(network)
+    if change == "activation":
+        other.kernel.network[1][2] = nn.Tanh()
+    elif change == "order":
+        other.order = 3
+    elif change == "missing":
+        del other.kernel.embedding
+    elif change == "layers":
+        other.kernel.network.append(nn.LayerNorm(15))
+    else:
+        other = lambda x, t, c: x  # noqa: E731
+    assert twin(other) is None

@@ -1,0 +1,116 @@
+r"""Recognises other people's networks and guidance modules by what they have.
+
+Existing score-based data assimilation code brings objects of the reference package. What has the
+structure of a network or a guidance module of this package is served by this package's own, which
+runs natively, over the same parameters. Structure is a guess, so the twin is used only after it has
+agreed with the original on numbers (:func:`agrees`).
+"""
+
+__all__ = ["agrees", "twin"]
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .guidance import DPSGaussianScore, GaussianScore
+from .nn import ACTIVATIONS
+from .score import MCScoreNet, sampling
+
+# The twin rounds in other places, no more.
+TOLERANCE = 1e-3
+TIMES = (0.05, 0.5)
+
+
+def twin(eps: Any) -> Any | None:
+    """Returns this package's equivalent of a network or a guidance module, or None.
+
+    Arguments:
+        eps: The object. One of this package's own has no twin.
+    """
+    if isinstance(eps, MCScoreNet | GaussianScore | DPSGaussianScore):
+        return None
+    try:
+        return _guidance(eps) if hasattr(eps, "sde") else _network(eps)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        return None  # it lacks a part, or a part does not fit: another structure
+
+
+def _guidance(score: Any) -> GaussianScore | None:
+    """Makes the twin of a Gaussian guidance module: y, A, std, sde, gamma and detach."""
+    network = score.sde.eps
+    if not isinstance(network, MCScoreNet):
+        network = twin(network)
+    if network is None:
+        return None
+
+    process = SimpleNamespace(eps=network, mu=score.sde.mu, sigma=score.sde.sigma)
+
+    return GaussianScore(score.y, score.A, score.std, process, score.gamma, score.detach)
+
+
+def _network(score: Any) -> MCScoreNet:
+    """Makes the twin of a composed residual MLP: `order`, `kernel.embedding`, `kernel.network`."""
+    layers = list(score.kernel.network)
+    blocks = [layer for layer in layers if not isinstance(layer, nn.Linear)]
+    widths = [block[1].in_features for block in blocks]
+    (activation,) = {type(block[2]) for block in blocks}
+
+    window = 2 * score.order + 1
+    embedding = score.kernel.embedding[-1].out_features
+    if activation not in ACTIVATIONS.values():
+        raise TypeError
+
+    with torch.device("meta"):
+        network = MCScoreNet(
+            widths[-1] // window,
+            context=layers[0].in_features - widths[-1] - embedding,
+            order=score.order,
+            embedding=embedding,
+            hidden_features=widths[:-1],
+            activation=activation,
+        )
+
+    # the parameters themselves, not copies of them
+    network.load_state_dict(score.state_dict(keep_vars=True), assign=True)
+
+    return network.train(score.training)
+
+
+def agrees(
+    eps: Callable[..., Tensor], other: Callable[..., Tensor], x: Tensor, *context: Tensor | None
+) -> bool:
+    """Says whether two noise estimators agree on the first of some noisy states.
+
+    Arguments:
+        eps: The one.
+        other: The other.
+        x: Pure noise, with shape (B, *event).
+        context: The context, if any is passed.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with sampling():
+            return all(_agree_at(t, eps, other, x, *context) for t in TIMES)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def _agree_at(
+    time: float,
+    eps: Callable[..., Tensor],
+    other: Callable[..., Tensor],
+    x: Tensor,
+    *context: Tensor | None,
+) -> bool:
+    t = torch.tensor(time, dtype=x.dtype, device=x.device)
+
+    try:
+        a, b = eps(x[:1], t, *context), other(x[:1], t, *context)
+    except (RuntimeError, ValueError):  # what is observed of each sample may differ
+        a, b = eps(x, t, *context), other(x, t, *context)
+
+    return a.shape == b.shape and bool((a - b).norm() <= TOLERANCE * a.norm())
