@@ -16,6 +16,14 @@ def test_info(capsys: pytest.CaptureFixture[str]):
         assert word in printed
 
 
+@pytest.mark.parametrize("name", ["lorenz63", "lorenz63-w9"])
+def test_prior(name: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["prior", name]) == 0
+    printed = capsys.readouterr().out
+    assert "lorenz63" in printed
+    assert "denoising error" in printed
+
+
 def test_module_runs():
     result = subprocess.run(
         [sys.executable, "-m", "sda_fast", "--help"], capture_output=True, text=True, check=True
@@ -38,6 +46,7 @@ def test_train(tmp_path, capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["prior", "lorenz64"], "no prior 'lorenz64'"),
         (["demo", "--out", "nowhere"], "no directory 'nowhere'"),
         (["train", "lorenz63", "--width", "0"], "width must be positive, got 0"),
         (["train", "lorenz63", "--lengths", "3"], "lengths are only for"),

@@ -13,6 +13,7 @@ EXPECTED = (ValueError, TypeError, FileNotFoundError, ImportError, RuntimeError,
 
 def _parser() -> argparse.ArgumentParser:
     """Describes the commands. Their modules are imported only when they run."""
+    from .io import PRIORS
     from .training import SYSTEMS, Config
 
     parser = argparse.ArgumentParser(
@@ -21,6 +22,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     commands.add_parser("info", help="say what is installed and what is native")
+
+    prior = commands.add_parser("prior", help="say what a prior is and how it was trained")
+    prior.add_argument("name", help=f"a file, or one of {', '.join(PRIORS)}")
 
     demo = commands.add_parser("demo", help="assimilate a Lorenz-63 trajectory")
     demo.add_argument("--out", default=".", help="directory to write into (default: here)")
@@ -61,6 +65,20 @@ def _info(_: argparse.Namespace) -> None:
     print(describe())
 
 
+def _prior(arguments: argparse.Namespace) -> None:
+    from .io import read_record
+
+    record = read_record(arguments.name)
+    errors = record["validation"]
+
+    for part in ("system", "shape", "network", "schedule", "training"):
+        print(f"{part:10}{json.dumps(record[part])}")
+    print("\ndenoising error by diffusion time, for windows of each length")
+    print("  length" + "".join(f"{t:>8}" for t in errors["levels"]))
+    for length, values in errors["denoising_error"].items():
+        print(f"{length:>8}" + "".join(f"{value:8.3f}" for value in values))
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     from .demo import demo
 
@@ -91,6 +109,9 @@ def _train(arguments: argparse.Namespace) -> None:
     print(json.dumps(record["validation"], indent=1))
 
 
+COMMANDS = {"info": _info, "prior": _prior, "demo": _demo, "train": _train}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
@@ -103,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
 
     try:
-        {"info": _info, "demo": _demo, "train": _train}[parsed.command](parsed)
+        COMMANDS[parsed.command](parsed)
     except EXPECTED as error:
         print(f"sda_fast: {error}", file=sys.stderr)
         return 1
