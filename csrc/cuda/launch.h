@@ -20,6 +20,8 @@
 
 namespace sda_fast::cuda {
 
+constexpr int64_t kMostBlocks = 1 << 20;
+
 // The device of a tensor made the current one for a scope, and the stream that torch has current
 // on it. Nothing here waits for the device: an operator may be captured in a graph.
 struct Launch {
@@ -32,8 +34,8 @@ struct Launch {
 
   // Launches a kernel, `name` being its operator's, with `shared` bytes of dynamic shared memory.
   template <typename... Parameters, typename... Arguments>
-  void operator()(const char* name, void (*kernel)(Parameters...), unsigned int blocks,
-                  unsigned int threads, size_t shared, const Arguments&... arguments) const {
+  void operator()(const char* name, void (*kernel)(Parameters...), dim3 blocks, dim3 threads,
+                  size_t shared, const Arguments&... arguments) const {
     constexpr size_t kUnasked = 48 * 1024;  // more must be asked for
     cudaError_t error = cudaSuccess;
     if (shared > kUnasked) {
@@ -74,8 +76,7 @@ inline Tensor allocate_like(const Tensor& t) {
 
 // Thread blocks for n work items at `per_block` a block. Kernels stride over what is left.
 inline unsigned int blocks_for(int64_t n, int64_t per_block = kThreads) {
-  constexpr int64_t kMost = 1 << 20;
-  return static_cast<unsigned int>(std::clamp<int64_t>((n - 1) / per_block + 1, 1, kMost));
+  return static_cast<unsigned int>(std::clamp<int64_t>((n - 1) / per_block + 1, 1, kMostBlocks));
 }
 
 // Whether an array may be read and written 16 bytes at a time.

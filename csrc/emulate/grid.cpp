@@ -281,7 +281,7 @@ void run_block() {
 
 struct DynamicShared {
   explicit DynamicShared(size_t bytes) {
-    dynamic_memory = bytes > 0 ? allocate(bytes, false) : nullptr;
+    dynamic_memory = bytes > 0 ? allocate(bytes, aligned_gap(bytes)) : nullptr;
   }
   ~DynamicShared() {
     if (dynamic_memory != nullptr) release(dynamic_memory);

@@ -16,12 +16,14 @@
 
 namespace sda_fast::cuda {
 
+constexpr int64_t kMostBlocks = 5;  // so that kernels stride over small arrays too
+
 struct Launch {
   explicit Launch(const Tensor&) {}
 
   template <typename... Parameters, typename... Arguments>
-  void operator()(const char* name, void (*kernel)(Parameters...), unsigned int blocks,
-                  unsigned int threads, size_t shared, const Arguments&... arguments) const {
+  void operator()(const char* name, void (*kernel)(Parameters...), dim3 blocks, dim3 threads,
+                  size_t shared, const Arguments&... arguments) const {
     emulate::run(name, blocks, threads, shared, [&] { kernel(arguments...); });
   }
 };
@@ -46,14 +48,15 @@ inline size_t size_of(ScalarType type) {
   }
 }
 
-// A tensor that is guarded by the pages around it, full of poison.
-inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType type, bool exact) {
+// A tensor that is guarded by the pages around it, full of poison, aligned or not.
+inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType type, bool odd = false) {
   std::vector<int64_t> strides(sizes.size(), 1);
   for (size_t d = sizes.size(); d-- > 1;)
     strides[d - 1] = strides[d] * std::max<int64_t>(1, sizes[d]);
   const int64_t numel =
       std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<int64_t>());
-  void* memory = allocate(static_cast<size_t>(numel) * size_of(type), exact);
+  const size_t bytes = static_cast<size_t>(numel) * size_of(type);
+  void* memory = allocate(bytes, odd ? odd_gap(bytes, size_of(type)) : aligned_gap(bytes));
   return torch::stable::from_blob(memory, sizes, strides,
                                   torch::stable::Device(torch::headeronly::DeviceType::CPU), type,
                                   &release);
@@ -64,7 +67,7 @@ inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType type, bool exa
 namespace sda_fast::cuda {
 
 inline Tensor allocate(const Tensor&, const std::vector<int64_t>& sizes, ScalarType type) {
-  return emulate::empty(sizes, type, false);
+  return emulate::empty(sizes, type);
 }
 
 }  // namespace sda_fast::cuda

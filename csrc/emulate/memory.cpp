@@ -30,8 +30,8 @@ std::string name_of(const Pages& p) { return "an array of " + std::to_string(p.b
 
 }  // namespace
 
-void* allocate(size_t bytes, bool exact) {
-  const size_t size = exact ? bytes : (bytes + 15) / 16 * 16;
+void* allocate(size_t bytes, size_t gap) {
+  const size_t size = bytes + gap;
   const size_t inner = std::max<size_t>(1, (size + page() - 1) / page()) * page();
   void* pages = mmap(nullptr, inner + 2 * page(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (pages == MAP_FAILED) throw std::bad_alloc();

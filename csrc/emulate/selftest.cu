@@ -1,5 +1,5 @@
-// What only the tests of the emulator use: a kernel with a choice of bugs that must not go unseen,
-// and operators that set the emulator up.
+// What only the tests of the emulator use: kernels that do what CUDA defines, a kernel with a
+// choice of bugs that must not go unseen, and operators that set the emulator up.
 
 #include <torch/csrc/stable/library.h>
 
@@ -68,9 +68,54 @@ Tensor planted(const Tensor& x, int64_t bug) {
   return out;
 }
 
-// A copy whose end, or the end rounded up to 16 bytes, is the end of what may be touched.
-Tensor guarded(const Tensor& x, bool exact) {
-  const Tensor copy = emulate::empty({x.sizes().begin(), x.sizes().end()}, x.scalar_type(), exact);
+// out (blocks, threads, 12): what a thread of a grid and a block of three dimensions gets from its
+// warp; total: what all of them count.
+__global__ void collectives_kernel(const int* x, int* out, int* total) {
+  const int blocks = gridDim.x * gridDim.y * gridDim.z,
+            threads = blockDim.x * blockDim.y * blockDim.z;
+  const int block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+  const int thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+  const int value = x[block * threads + thread];
+  const double wide = __shfl_sync(~0u, value + 0.5, 0);
+  int* mine = out + (block * threads + thread) * 12;
+  mine[0] = __shfl_sync(~0u, value, 3);
+  mine[1] = __shfl_sync(~0u, value, 9, 8);
+  mine[2] = __shfl_up_sync(~0u, value, 1);
+  mine[3] = __shfl_down_sync(~0u, value, 2, 16);
+  mine[4] = __shfl_xor_sync(~0u, value, 5);
+  mine[5] = static_cast<int>(__ballot_sync(~0u, value > 0));
+  mine[6] = __any_sync(~0u, value > 90);
+  mine[7] = __all_sync(~0u, value > -90);
+  if (thread % 2 == 0) {
+    mine[8] = __shfl_xor_sync(0x55555555u, value, 2);
+  } else {
+    mine[8] = __shfl_xor_sync(0xAAAAAAAAu, value, 4);
+  }
+  __syncwarp();
+  mine[9] = __popc(__float_as_uint(static_cast<float>(value)));
+  mine[10] = static_cast<int>(2.0 * wide);
+  mine[11] = blocks;
+  atomicAdd(total, value);
+  atomicMax(total + 1, value);
+  atomicMin(total + 2, value);
+}
+
+std::tuple<Tensor, Tensor> collectives(const Tensor& x) {
+  const Launch launch(x);
+  const Tensor out = allocate(x, {x.size(0), x.size(1), 12}, ScalarType::Int);
+  Tensor total = allocate(x, {3}, ScalarType::Int);
+  torch::stable::zero_(total);
+  const auto half = static_cast<unsigned int>(x.size(0) / 2);
+  const auto quarter = static_cast<unsigned int>(x.size(1) / 4);
+  launch("collectives", collectives_kernel, dim3(half, 1, 2), dim3(quarter, 2, 2), 0,
+         static_cast<const int*>(x.data_ptr()), static_cast<int*>(out.data_ptr()),
+         static_cast<int*>(total.data_ptr()));
+  return {out, total};
+}
+
+// A copy whose end is the end of what may be touched, but for a gap that makes it aligned or odd.
+Tensor guarded(const Tensor& x, bool odd) {
+  const Tensor copy = emulate::empty({x.sizes().begin(), x.sizes().end()}, x.scalar_type(), odd);
   torch::stable::copy_(const_cast<Tensor&>(copy), x);
   return copy;
 }
@@ -81,12 +126,14 @@ void seed(int64_t number) { emulate::seed(static_cast<uint64_t>(number)); }
 }  // namespace sda_fast::cuda
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sda_fast_emulate, m) {
+  m.def("collectives(Tensor x) -> (Tensor, Tensor)");
   m.def("planted(Tensor x, int bug) -> Tensor");
-  m.def("guarded(Tensor x, bool exact) -> Tensor");
+  m.def("guarded(Tensor x, bool odd) -> Tensor");
   m.def("seed(int number) -> ()");
 }
 
 SDA_FAST_CUDA_IMPL(m) {
+  m.impl("collectives", TORCH_BOX(&sda_fast::cuda::collectives));
   m.impl("planted", TORCH_BOX(&sda_fast::cuda::planted));
   m.impl("guarded", TORCH_BOX(&sda_fast::cuda::guarded));
 }
