@@ -154,9 +154,11 @@ def test_weights_of_another_network(path: Path, tmp_path: Path, network: MCScore
 def test_atomic_write(tmp_path: Path):
     target = tmp_path / "file"
     atomic_write(target, b"one")
+    (tmp_path / "reader").hardlink_to(target)  # who has the old file open goes on reading it
     atomic_write(str(target), b"two")
     assert target.read_bytes() == b"two"
-    assert list(tmp_path.iterdir()) == [target]
+    assert (tmp_path / "reader").read_bytes() == b"one"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "reader"]
 
 
 def test_interrupted_write(path: Path, monkeypatch: pytest.MonkeyPatch, network: MCScoreNet):

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,28 +156,69 @@ def test_record(tmp_path: Path):
     assert sde.eps.plan(9).lengths == [2, 3]
 
 
-def test_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What is saved is the average of the weights: a <- a + (1 - d_i) (w_i - a), where the decay
-    d_i = min(ema, i / (i + 10))."""
+@pytest.mark.parametrize("ema", [0.5, 0.95])
+def test_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float):
+    """What is saved is the average of the weights, a <- d_i a + (1 - d_i) w_i, where the decay
+    d_i = min(ema, i / (i + 10)) grows to `ema`; the learning rate falls linearly to zero."""
     seen: list[dict[str, Tensor]] = []
+    rates: list[float] = []
     iterate = training._iterate
 
-    def watched(state: Any, *args: Any):
-        seen.append({k: v.clone() for k, v in state.network.named_parameters()})
+    def weights(state: Any) -> dict[str, Tensor]:
+        return {k: v.detach().clone() for k, v in state.network.named_parameters()}
+
+    def watched(state: Any, *args: Any) -> Iterator[Tensor]:
+        seen.append(weights(state))
         for loss in iterate(state, *args):
-            seen.append({k: v.detach().clone() for k, v in state.network.named_parameters()})
+            seen.append(weights(state))
+            rates.append(state.optimizer.param_groups[0]["lr"])
             yield loss
 
     monkeypatch.setattr(training, "_iterate", watched)
-    result = run(replace(TINY, ema=0.6), tmp_path / "prior")
+    result = run(replace(TINY, ema=ema), tmp_path / "prior")
 
     average = seen[0]
-    for i, weights in enumerate(seen[1:], start=1):
-        decay = min(0.6, i / (i + 10))
-        average = {k: decay * average[k] + (1 - decay) * weights[k] for k in average}
+    for i, after in enumerate(seen[1:], start=1):
+        decay = min(ema, i / (i + 10))
+        average = {k: decay * average[k] + (1 - decay) * after[k] for k in average}
     for name, value in average.items():
-        torch.testing.assert_close(result[name], value.detach(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(result[name], value, rtol=1e-5, atol=1e-6)
         assert not torch.equal(result[name], seen[-1][name])
+
+    assert rates == pytest.approx([1e-3 * (1 - i / 30) for i in range(30)])
+
+
+def test_what_is_learnt_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Windows of the lengths asked for, equally often, zero beyond them, at times that cover
+    [0, 1] evenly."""
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    squared_error = training._squared_error
+
+    def watched(network: MCScoreNet, *args: Any) -> Tensor:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if network.kernel.training and len(inputs[0]) == 64:
+                seen.append(inputs)
+
+        handle = network.kernel.register_forward_pre_hook(hook)
+        loss = squared_error(network, *args)
+        handle.remove()
+        return loss
+
+    monkeypatch.setattr(training, "_squared_error", watched)
+    config = replace(TINY, batch_size=64, length_aware=True, lengths=(3, 1, 3, 2))
+    train(config, tmp_path / "prior", progress=False)
+
+    assert len(seen) == config.iterations
+    count = torch.zeros(4)
+    for x, t, mask in seen:
+        assert torch.equal((64 * t).floor(), torch.arange(64.0))
+        length = mask.sum(1).long()
+        assert torch.equal(mask, (torch.arange(3) < length[:, None]).float())
+        valid = mask[:, :, None].expand(-1, -1, 3).flatten(1)
+        assert torch.equal(x != 0, valid.bool())
+        count += torch.bincount(length, minlength=4)
+    n, p = 64 * 30, torch.tensor([0, 0.25, 0.25, 0.5])
+    assert ((count - n * p).abs() <= 5 * (n * p * (1 - p)).sqrt()).all()
 
 
 def test_diverging_run(tmp_path: Path):
