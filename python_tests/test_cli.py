@@ -12,7 +12,7 @@ from sda_fast.cli import main
 def test_info(capsys: pytest.CaptureFixture[str]):
     assert main(["info"]) == 0
     printed = capsys.readouterr().out
-    for word in ("version", "torch", "ISA", "CUDA", "threads"):
+    for word in ("sda_fast", "torch", "instruction set", "CUDA library", "threads"):
         assert word in printed
 
 

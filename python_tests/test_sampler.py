@@ -592,8 +592,10 @@ NUMBERS: list[tuple[dict[str, object], str]] = [
     ({"tau": math.inf}, "tau must be positive, got inf"),
     ({"order": 0}, "order must be 1, 2 or 3, got 0"),
     ({"order": 4}, "order must be 1, 2 or 3, got 4"),
-    ({"window_batch": 0}, "window_batch must be at least 1, got 0"),
-    ({"window_batch": -1}, "window_batch must be at least 1, got -1"),
+    ({"window_batch": 0}, "window_batch must be an integer, at least 1, got 0"),
+    ({"window_batch": -1}, "window_batch must be an integer, at least 1, got -1"),
+    ({"window_batch": 2.5}, "window_batch must be an integer, at least 1, got 2.5"),
+    ({"seed": 1.5}, "seed must be a non-negative integer below 2^64, got 1.5"),
     ({"seed": -1}, "seed must be a non-negative integer below 2^64, got -1"),
     ({"seed": 2**64}, f"seed must be a non-negative integer below 2^64, got {2**64}"),
 ]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 
 def _first(bad: Tensor) -> tuple[int, ...]:
@@ -23,9 +23,18 @@ def _first(bad: Tensor) -> tuple[int, ...]:
     return tuple(bad.nonzero()[0].tolist())
 
 
+def _fits(shape: Size, other: Size) -> bool:
+    """Says whether a shape broadcasts to another one."""
+    pairs = zip(reversed(shape), reversed(other), strict=False)
+    return len(shape) <= len(other) and all(n in (1, m) for n, m in pairs)
+
+
 def _observation(y: Tensor) -> Tensor:
     """Checks an observation."""
     y = torch.as_tensor(y)
+    if y.is_complex():
+        raise TypeError(f"y must be real, got {y.dtype}")
+
     missing = ~torch.isfinite(y)
 
     if bool(missing.any()):
@@ -38,10 +47,19 @@ def _observation(y: Tensor) -> Tensor:
     return y
 
 
-def _residual(y: Tensor, prediction: Tensor) -> Tensor:
-    """Subtracts what was predicted from what was observed."""
-    pairs = zip(reversed(y.shape), reversed(prediction.shape), strict=False)
-    if y.ndim > prediction.ndim or any(n not in (1, m) for n, m in pairs):
+def _residual(y: Tensor, A: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Subtracts what is predicted of denoised trajectories from what was observed."""
+    prediction = A(x)
+
+    if prediction.shape[:1] != x.shape[:1]:
+        raise ValueError(
+            f"A must map each of the {len(x)} trajectories by itself, from shape {tuple(x.shape)} "
+            f"to ({len(x)}, *observation), got {tuple(prediction.shape)}"
+        )
+    if x.requires_grad and not prediction.requires_grad:
+        raise ValueError("A must be differentiable, but A(x) does not depend on x for torch")
+
+    if not _fits(y.shape, prediction.shape):
         raise ValueError(
             f"y has shape {tuple(y.shape)}, but A(x) has shape {tuple(prediction.shape)}: "
             "the last dimensions of A(x) must be those of y"
@@ -101,6 +119,11 @@ class GaussianScore(nn.Module):
             ("std", self.std, ~(self.std > 0)),
             ("gamma", self.gamma, ~(self.gamma >= 0)),
         ):
+            if not _fits(value.shape, self.y.shape):
+                raise ValueError(
+                    f"{name} must be a number or broadcast to y, with shape {tuple(self.y.shape)}, "
+                    f"got shape {tuple(value.shape)}"
+                )
             if bool(bad.any()):
                 sign = "positive" if name == "std" else "zero or positive"
                 where = f" at index {_first(bad)}" if value.ndim else ""
@@ -120,7 +143,7 @@ class GaussianScore(nn.Module):
             with torch.set_grad_enabled(not self.detach):
                 eps = self.sde.eps(x, t, c)
 
-            error = _residual(self.y, self.A((x - sigma * eps) / mu))
+            error = _residual(self.y, self.A, (x - sigma * eps) / mu)
             variance = self.std**2 + self.gamma * (sigma / mu) ** 2
             log_likelihood = -(error**2 / variance).sum() / 2
 
@@ -179,7 +202,7 @@ class DPSGaussianScore(nn.Module):
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
             eps = self.sde.eps(x, t, c)
-            error = _residual(self.y, self.A((x - sigma * eps) / mu)).square()
+            error = _residual(self.y, self.A, (x - sigma * eps) / mu).square()
 
             if self.per_sample:
                 error = error.flatten(1).sum(dim=1).reshape(-1, *(1,) * (x.ndim - 1))

@@ -126,18 +126,20 @@ def load_prior(
         ValueError: The file is not a prior, or the network cannot be composed as asked.
     """
     record = read_record(name)
-    network = build_network(record["network"])
+    with torch.random.fork_rng(devices=[]):  # initial weights are no reason to change what follows
+        network = build_network(record["network"])
     network.load_state_dict(load_file(locate(name)))
     network.composition = composition
     network.eval().requires_grad_(False)
 
     default, *state = record["shape"]
-    network.plan(length or default)  # fails here rather than in the first step
+    length = default if length is None else length
+    network.plan(length)  # fails here rather than in the first step
 
     process = getattr(schedule, record["schedule"]["class"])
     sde: VPSDE = process(
         network,
-        shape=(length or default, *state),
+        shape=(length, *state),
         alpha=record["schedule"]["alpha"],
         eta=record["schedule"]["eta"],
     )

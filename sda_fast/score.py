@@ -17,8 +17,8 @@ from .composition import Centre, Composition, Junction, Plan
 from .fused import FusedMLP, Packed, UnfusableError
 from .nn import ResMLP, TimeEmbedding, UNet, broadcast
 
-# Below this many rows a matrix product may sum in another order, so that the last bits would depend
-# on how windows are grouped.
+# Below this many rows a matrix product may sum in another order. What a network that is not fused
+# returns still depends on how windows are grouped, by rounding.
 MIN_ROWS = 32
 
 
@@ -162,6 +162,7 @@ class MCScoreNet(nn.Module):
             raise ValueError(f"order must be at least 1, got {order}")
 
         self.features = features
+        self.context = context
         self.order = order
         self.length_aware = length_aware
         self.composition = composition
@@ -211,6 +212,14 @@ class MCScoreNet(nn.Module):
             raise ValueError(
                 f"x must have shape (B, L, {self.features}, *), got {tuple(x.shape)}: a network of "
                 f"{self.features} features scores trajectories with shape (L, {self.features}, *)"
+            )
+
+        if c is None and self.context > 0:
+            raise ValueError(f"c must be given: the network takes {self.context} context features")
+        if c is not None and c.shape[: c.ndim - (x.ndim - 3)][-1:] != (self.context,):
+            raise ValueError(
+                f"c must have {self.context} context features, as the network takes, got shape "
+                f"{tuple(c.shape)}"
             )
 
         plan = self.plan(x.shape[1], x.device)

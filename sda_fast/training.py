@@ -168,6 +168,10 @@ def denoising_error(
     return errors
 
 
+# What torch.load, or looking into what it returns, raises where a file is not a checkpoint.
+UNREADABLE = (RuntimeError, LookupError, TypeError, EOFError, pickle.UnpicklingError)
+
+
 @dataclass
 class _State:
     """Everything that changes while training, so that it can be saved and resumed."""
@@ -197,7 +201,7 @@ class _State:
         try:
             content = torch.load(path, weights_only=True)
             saved = Config(**{**content["config"], "lengths": tuple(content["config"]["lengths"])})
-        except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        except UNREADABLE as error:
             raise ValueError(f"{path} is not a checkpoint of this program: {error}") from error
 
         if saved != config:
@@ -269,6 +273,8 @@ def train(
         ValueError: The checkpoint is not of this run.
         RuntimeError: The loss is not finite.
     """
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
     out = Path(out)
     if not out.parent.is_dir():
         raise FileNotFoundError(f"no directory {str(out.parent)!r} to write {out.name} into")
@@ -325,6 +331,10 @@ def train(
     state.seconds = time.perf_counter() - began
 
     lengths = sorted(set(config.mixture))
+    table = {n: denoising_error(averaged, held_out, n) for n in lengths}
+    if not all(math.isfinite(error) for values in table.values() for error in values):
+        raise RuntimeError("the network is not finite at the end: lower learning_rate")
+
     record = {
         "network": config.network,
         "schedule": {"class": "VPSDE", "alpha": "cos", "eta": sde.eta},
@@ -333,7 +343,7 @@ def train(
         "training": {**asdict(config), "seconds": round(state.seconds)},
         "validation": {
             "levels": list(LEVELS),
-            "denoising_error": {n: denoising_error(averaged, held_out, n) for n in lengths},
+            "denoising_error": table,
         },
     }
     save_prior(out, average, record)
