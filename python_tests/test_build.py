@@ -27,11 +27,15 @@ needs_builder = pytest.mark.skipif(
 )
 
 
+# What a build of the tests' own environment was told is not for these.
+INHERITED = {name: v for name, v in os.environ.items() if not name.startswith("SDA_FAST_")}
+
+
 def run(*command: object, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
     """Runs a command and returns all that it wrote."""
     done = subprocess.run(
         [str(part) for part in command],
-        env={**os.environ, "SDA_FAST_CUDA": "OFF", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        env={**INHERITED, "SDA_FAST_CUDA": "OFF", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         | (env or {}),
         cwd=cwd,
         stdout=subprocess.PIPE,
