@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sda_fast import Centre, Junction, MCScoreNet, ScoreNet, ops
+from sda_fast import VPSDE, Centre, GaussianScore, Junction, MCScoreNet, ScoreNet, ops
 from sda_fast._native import has_bfloat16
 from sda_fast.fused import FusedMLP, Packed
 from sda_fast.score import sampling
@@ -149,6 +149,22 @@ def test_what_is_kept_does_not_matter(kept: int, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ops, "KEPT_BYTES", 4 * kept * ops._kept([32, 32, 15]))
     for result, other in zip(forward_and_vjp(network, x, t), expected, strict=True):
         assert torch.equal(result, other)
+
+
+@pytest.mark.parametrize("observed_each", [False, True])
+def test_guidance_in_parts(observed_each: bool, monkeypatch: pytest.MonkeyPatch):
+    process = VPSDE(make(), shape=(20, 3))
+    y = torch.randn(7, 5) if observed_each else torch.randn(5)
+    guided = GaussianScore(y, lambda x: x[:, ::4, 0], 0.5, process)
+    x, t = torch.randn(7, 20, 3), torch.tensor(0.5)
+
+    expected = guided(x, t)
+    assert process.eps.samples_at_once(x) > 7
+
+    monkeypatch.setattr(ops, "KEPT_BYTES", 4 * 40 * ops._kept([32, 32, 15]))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 0)
+    assert process.eps.samples_at_once(x) == 2
+    assert torch.equal(guided(x, t), expected)
 
 
 def test_changed_weights_are_seen():

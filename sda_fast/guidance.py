@@ -135,6 +135,21 @@ class GaussianScore(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         """Maps noisy trajectories (B, *event), a time () and context to noise (B, *event)."""
+        return torch.cat([self._guided(part, t, c) for part in x.split(self._at_once(x))])
+
+    def _at_once(self, x: Tensor) -> int:
+        """Returns how many samples to guide at once: as many as their network is fastest for."""
+        fastest = getattr(self.sde.eps, "samples_at_once", len)(x)
+
+        if fastest < len(x):
+            with torch.no_grad():
+                observed_each = self.A(x[:1]).ndim <= self.y.ndim
+            if observed_each:  # y has a dimension of samples
+                return len(x)
+
+        return max(fastest, 1)
+
+    def _guided(self, x: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
         mu, sigma = self.sde.mu(t), self.sde.sigma(t)
 
         with torch.enable_grad():

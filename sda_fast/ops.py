@@ -339,6 +339,11 @@ def philox_normal_(
 # Networks
 
 
+def kept_rows(widths: list[int]) -> int:
+    """Returns of how many windows :func:`mlp_score` keeps the activations for its gradient."""
+    return KEPT_BYTES // (4 * _kept(widths))
+
+
 def mlp_score(
     x: Tensor,
     start: Tensor,
@@ -380,14 +385,14 @@ def mlp_score(
     Raises:
         RuntimeError: If a shape or dtype does not fit.
     """
-    kept_rows = 0
+    rows = 0
     if torch.is_grad_enabled() and x.requires_grad:
         # up to a tile more than there are windows, since tiles are kept as a whole
-        kept_rows = min(x.shape[0] * start.shape[0] + 32, KEPT_BYTES // (4 * _kept(widths)))
+        rows = min(x.shape[0] * start.shape[0] + 32, kept_rows(widths))
 
     tensors = (x, start, mask, weight, bias, weights, transposed)
     return torch.ops.sda_fast.mlp_score.default(
-        *tensors, widths, activation, length_aware, bfloat16, kept_rows
+        *tensors, widths, activation, length_aware, bfloat16, rows
     )[0]
 
 

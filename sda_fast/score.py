@@ -262,6 +262,17 @@ class MCScoreNet(nn.Module):
 
         return fused.unserved(x, t, c) or fused
 
+    def samples_at_once(self, x: Tensor) -> int:
+        """Returns how many samples the network evaluates best at once where a gradient follows:
+        as many as it keeps the activations of, so that it need not compute them again."""
+        fused = self.fused(x)
+        if isinstance(fused, str):
+            return len(x)
+        windows = len(self.plan(x.shape[1], x.device))
+
+        # and enough for every thread to have its share
+        return max(ops.kept_rows(fused.widths), 64 * torch.get_num_threads()) // windows
+
     def _context(self, mask: Tensor, x: Tensor, c: Tensor | None) -> Tensor | None:
         """Appends the mask of the windows to the context."""
         if not self.length_aware:
