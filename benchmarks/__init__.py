@@ -1,0 +1,1 @@
+"""Timings and memory, native against the reference."""
