@@ -42,7 +42,8 @@ format: $(VENV)/.dev  ## Format the sources.
 	$(bin)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
 
 bench: $(VENV)/.dev  ## Time the native operators against the reference.
-	$(bin)/python -m pytest benchmarks --benchmark-only --benchmark-group-by=group
+	$(bin)/python -m pytest benchmarks -m 'not slow' --benchmark-only --benchmark-group-by=group \
+	    --benchmark-columns=min,median,max --benchmark-max-time=0.3 --benchmark-min-rounds=3
 
 clean:  ## Remove the environment and what was built.
 	rm -rf $(VENV) build dist

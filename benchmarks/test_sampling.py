@@ -42,7 +42,7 @@ def code(request: pytest.FixtureRequest) -> Iterator[str]:
     torch.set_float32_matmul_precision(precision)
 
 
-@pytest.mark.parametrize("corrections", [1, 16])
+@pytest.mark.parametrize("corrections", [1, pytest.param(16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("batch", [1, 16, 128])
 def test_lorenz63_posterior(benchmark, batch: int, corrections: int, code: str):
     torch.manual_seed(0)
