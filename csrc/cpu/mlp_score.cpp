@@ -46,6 +46,7 @@ struct Network {
     check(mask.size(1) == weight.size(1), "weight must have the shape of mask, ", shape_of(mask),
           ", but has ", shape_of(weight), ".");
     check_plan_values(start, mask, x.size(1));
+    check_plan_values(start, weight, x.size(1));
     check_float("bias", bias, 2);
     check_float("weights", weights, 1);
 

@@ -17,9 +17,10 @@ inline void check_plan_values(const Tensor& start, const Tensor& weight, int64_t
       if (weight_nj == 0) continue;
       check(weight_nj == 1 || weight_nj == -1, "weight must be -1, 0 or +1, but weight[", n, ", ",
             j, "] is ", weight_nj, ".");
-      check(s[n] + j >= 0 && s[n] + j < length, "start[", n, "] + ", j, ", a row of weight ",
-            weight_nj, ", must lie in the trajectory's ", length, " state(s), but is ", s[n] + j,
-            ".");
+      // the sum may overflow, but no length comes near to where it then wraps around to
+      const auto state = static_cast<int64_t>(static_cast<uint64_t>(s[n]) + j);
+      check(state >= 0 && state < length, "start[", n, "] + ", j, ", a row of weight ", weight_nj,
+            ", must lie in the trajectory's ", length, " state(s), but is ", state, ".");
     }
   }
 }
