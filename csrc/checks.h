@@ -140,7 +140,14 @@ inline bool overlap(const Tensor& a, const Tensor& b) {
 // The contiguous tensor that an operator in place works on: x itself or a copy of it, which
 // `finish` copies back.
 struct InPlace {
-  explicit InPlace(const Tensor& target) : x(target), work(torch::stable::contiguous(target)) {}
+  explicit InPlace(const Tensor& target, const char* name = "x")
+      : x(target), work(torch::stable::contiguous(target)) {
+    for (int64_t d = 0; d < x.dim(); ++d) {
+      check(x.numel() == 0 || x.size(d) < 2 || x.stride(d) != 0, name, " of shape ", shape_of(x),
+            " must have memory of its own for every element, but is expanded along dimension ", d,
+            ".");
+    }
+  }
 
   void finish() {
     if (!x.is_contiguous()) torch::stable::copy_(x, work);

@@ -12,7 +12,7 @@ void philox_normal_(const Tensor& out, int64_t seed, int64_t step, int64_t corre
   const NoiseKey key = check_noise(out, seed, step, correction, first_sample);
   if (out.numel() == 0) return;
 
-  InPlace target(out);
+  InPlace target(out, "out");
   dispatch(out, [&]<typename T>(T) {
     const PhiloxNormal<T> args = {static_cast<T*>(target.work.data_ptr()), out.size(0),
                                   size_from(out, 1), key, static_cast<uint32_t>(first_sample)};
