@@ -1,0 +1,342 @@
+"""Random calls of every native operator: each gives the reference's numbers, or an error that names
+an argument. SDA_FAST_FUZZ=nightly makes many more of them, and other ones each time."""
+
+import os
+import re
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sda_fast import _native, reference
+
+pytestmark = pytest.mark.skipif(not _native.available, reason=str(_native.reason))
+
+NATIVE = torch.ops.sda_fast
+ARGUMENTS = "x|eps|out|windows|start|weight|length|seed|step|correction|first_sample"
+REFUSED = (RuntimeError, ValueError, TypeError, NotImplementedError)
+
+settings.register_profile(
+    "default",
+    max_examples=60,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.register_profile(
+    "nightly", settings.get_profile("default"), max_examples=4000, derandomize=False
+)
+# not loaded for the whole process: other tests may have a profile of their own
+fuzz = settings(
+    settings.get_profile("nightly" if os.environ.get("SDA_FAST_FUZZ") == "nightly" else "default")
+)
+
+DTYPES = st.sampled_from([torch.float32, torch.float64])
+LAYOUTS = st.sampled_from(["contiguous", "transposed", "sliced", "offset", "expanded"])
+SIZES = st.sampled_from([0, 1, 1, 2, 3, 5])
+BIG = st.sampled_from([0, 1, 3, 63, 64, 65, 257, 4095, 4097])
+
+
+@st.composite
+def tensors(
+    draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype, writable: bool = False
+) -> Tensor:
+    """Draws a tensor of any layout, that may hold NaN and infinities."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    x = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    layout = draw(LAYOUTS)
+    special = draw(st.sampled_from([None, None, torch.nan, torch.inf, -torch.inf, 0.0]))
+    if special is not None and x.numel() > 0:
+        x.view(-1)[draw(st.integers(0, x.numel() - 1))] = special
+
+    if layout == "transposed":
+        return x.mT.contiguous().mT if x.ndim > 1 else x
+    if layout == "sliced" and x.ndim > 0:
+        y = torch.full((*shape[:-1], 2 * shape[-1]), torch.nan, dtype=dtype)[..., ::2]
+        return y.copy_(x)
+    if layout == "offset":  # not aligned to a vector
+        y = torch.full((x.numel() + 1,), torch.nan, dtype=dtype)[1:].view(shape)
+        return y.copy_(x)
+    if layout == "expanded" and x.ndim > 0 and x.shape[0] > 0 and not writable:
+        return x[:1].expand(shape)
+    return x
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
+    """Draws the starts and weights of a plan, and the length of a trajectory that it fits."""
+    length, count, window = draw(st.integers(0, 12)), draw(st.integers(0, 9)), draw(SIZES)
+    # starts before and beyond the trajectory are fine where the rows there have weight 0
+    low, high = draw(st.sampled_from([(0, length), (-window, length + window), (-(2**62), 2**62)]))
+    start = sorted(draw(st.lists(st.integers(low, high), min_size=count, max_size=count)))
+    rows = st.lists(st.sampled_from([-1, 0, 1]), min_size=window, max_size=window)
+    weight = [draw(rows) for _ in start]
+    weight = [
+        [w if 0 <= s + j < length else 0 for j, w in enumerate(row)]
+        for s, row in zip(start, weight, strict=True)
+    ]
+    starts = torch.tensor(start, dtype=torch.int64)
+    weights = torch.tensor(weight, dtype=torch.int8).reshape(count, window)
+    if draw(st.booleans()):
+        starts = torch.stack([starts, starts - 99], dim=1)[:, 0]
+        weights = weights.mT.contiguous().mT
+    return starts, weights, length
+
+
+@st.composite
+def streams(draw: st.DrawFn, batch: int) -> dict[str, int]:
+    return {
+        "seed": draw(st.integers(-(2**63), 2**63 - 1)),
+        "step": draw(st.sampled_from([0, 1, 2**31, 2**32 - 1])),
+        "correction": draw(st.sampled_from([0, 1, 65535])),
+        "first_sample": draw(st.sampled_from([0, 1, 2**31, 2**32 - batch])) % 2**32,
+    }
+
+
+EVENTS = st.one_of(
+    st.lists(SIZES, max_size=3).map(tuple), BIG.map(lambda n: (n,)), st.tuples(SIZES, BIG)
+)
+SCALARS = st.floats(-2, 2).map(lambda v: round(v, 3))
+
+
+def same(result: Tensor, expected: Tensor, dtype: torch.dtype, scale: float = 1.0) -> None:
+    """Checks the shape, the type and the numbers, NaN and infinities included, against float64."""
+    assert result.dtype == dtype
+    assert result.is_contiguous()
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(
+        result.double(), expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True
+    )
+
+
+def kept(tensors: list[Tensor]) -> list[Tensor]:
+    """Copies tensors, to see that they were not changed."""
+    return [t.clone() for t in tensors]
+
+
+def unchanged(tensors: list[Tensor], before: list[Tensor]) -> None:
+    for a, b in zip(tensors, before, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+# What fits gives the reference's numbers
+
+
+@fuzz
+@given(st.data())
+def test_gather(data: st.DataObject) -> None:
+    start, weight, length = data.draw(plans())
+    batch, event = data.draw(SIZES), data.draw(st.lists(SIZES, min_size=1, max_size=3))
+    x = data.draw(tensors((batch, length, *event), dtype := data.draw(DTYPES)))
+    before = kept([x, start, weight])
+
+    result = NATIVE.gather(x, start, weight)
+    same(result, reference.gather(x.double(), start, weight), dtype)
+    unchanged([x, start, weight], before)
+
+
+@fuzz
+@given(st.data())
+def test_compose(data: st.DataObject) -> None:
+    start, weight, length = data.draw(plans())
+    count, window = weight.shape
+    batch, event = data.draw(SIZES), data.draw(st.lists(SIZES, min_size=1, max_size=3))
+    shape = (batch, count, window * event[0], *event[1:])
+    windows = data.draw(tensors(shape, dtype := data.draw(DTYPES)))
+    if window == 0:
+        with pytest.raises(REFUSED, match="weight must have at least one row"):
+            NATIVE.compose(windows, start, weight, length)
+        return
+
+    before = kept([windows, start, weight])
+    result = NATIVE.compose(windows, start, weight, length)
+    if event[0] == 0:  # the reference cannot tell how many channels there are
+        expected = torch.zeros(batch, length, *event, dtype=torch.float64)
+    else:
+        expected = reference.compose(windows.double(), start, weight, length)
+    same(result, expected, dtype, scale=10.0)
+    unchanged([windows, start, weight], before)
+
+
+@fuzz
+@given(st.data())
+def test_predictor(data: st.DataObject) -> None:
+    shape = data.draw(st.one_of(st.just(()), EVENTS))
+    dtype, r, b = data.draw(DTYPES), data.draw(SCALARS), data.draw(SCALARS)
+    x, eps = data.draw(tensors(shape, dtype, writable=True)), data.draw(tensors(shape, dtype))
+    before = kept([x, eps])
+    expected = reference.predictor(x.double(), eps.double(), r, b)
+
+    result = NATIVE.predictor(x, eps, r, b)
+    same(result, expected, dtype, scale=4.0)
+    unchanged([x, eps], before)
+
+    NATIVE.predictor_(x, eps, r, b)
+    unchanged([x, eps], [result, before[1]])
+
+
+@fuzz
+@given(st.data())
+def test_langevin(data: st.DataObject) -> None:
+    shape = (data.draw(SIZES), *data.draw(EVENTS))
+    dtype, sigma = data.draw(DTYPES), data.draw(SCALARS)
+    tau = data.draw(st.sampled_from([0.0, 0.25, 1.0]))
+    x, eps = data.draw(tensors(shape, dtype, writable=True)), data.draw(tensors(shape, dtype))
+    stream = data.draw(streams(shape[0]))
+    before = kept([x, eps])
+
+    result = NATIVE.langevin(x, eps, sigma, tau, **stream)
+    assert result.shape == shape
+    if x.numel() > 0:
+        wide = (t.double().reshape(len(t), -1) for t in (x, eps))
+        expected = reference.langevin(*wide, sigma, tau, **stream).reshape(shape)
+        # delta is large where all of a sample's noise is small, and what it multiplies cancels
+        delta = tau / before[1].double().square().reshape(len(x), -1).mean(dim=1)
+        scale = 10 * (1 + delta[delta.isfinite()].sum().item())
+        same(result, expected, dtype, scale=scale)
+    unchanged([x, eps], before)
+
+    NATIVE.langevin_(x, eps, sigma, tau, **stream)
+    unchanged([x, eps], [result, before[1]])
+
+
+@fuzz
+@given(st.data())
+def test_philox_normal(data: st.DataObject) -> None:
+    shape = (data.draw(SIZES), *data.draw(EVENTS))
+    out = data.draw(tensors(shape, dtype := data.draw(DTYPES), writable=True))
+    stream = data.draw(streams(shape[0]))
+    expected = torch.zeros(shape, dtype=torch.float64)
+    reference.philox_normal_(expected, **stream)
+
+    NATIVE.philox_normal_(out, **stream)
+    same(out.contiguous(), expected, dtype)
+
+
+@fuzz
+@given(st.data())
+def test_in_place_beside_itself(data: st.DataObject) -> None:
+    """What is read and what is written may share memory, however they lie in it."""
+    dtype, size = data.draw(DTYPES), data.draw(st.integers(1, 70))
+    buffer = torch.randn(4 * size, generator=torch.Generator().manual_seed(size), dtype=dtype)
+    steps, firsts = st.sampled_from([1, 2]), st.integers(0, size)
+    x, eps = (
+        buffer[(first := data.draw(firsts)) : first + step * size : step][:size].view(1, -1)
+        for step in (data.draw(steps), data.draw(steps))
+    )
+    stream = data.draw(streams(1))
+    if data.draw(st.booleans()):
+        expected = NATIVE.langevin(x.clone(), eps.clone(), 0.3, 0.5, **stream)
+        NATIVE.langevin_(x, eps, 0.3, 0.5, **stream)
+    else:
+        expected = NATIVE.predictor(x.clone(), eps.clone(), 0.9, 0.2)
+        NATIVE.predictor_(x, eps, 0.9, 0.2)
+    unchanged([x], [expected])
+
+
+# What does not fit is refused
+
+
+def valid(name: str) -> dict[str, Any]:
+    stream = {"seed": 1, "step": 2, "correction": 3, "first_sample": 4}
+    start, weight = torch.tensor([0, 2]), torch.ones(2, 3, dtype=torch.int8)
+    x = {"x": torch.ones(2, 5, 3), "eps": torch.ones(2, 5, 3)}
+    return {
+        "gather": {"x": torch.ones(2, 5, 3), "start": start, "weight": weight},
+        "compose": {"windows": torch.ones(2, 2, 9), "start": start, "weight": weight, "length": 5},
+        "predictor": {**x, "r": 0.9, "b": 0.1},
+        "langevin": {**x, "sigma": 0.3, "tau": 0.5, **stream},
+        "philox_normal_": {"out": torch.ones(2, 5, 3), **stream},
+    }[name if name.startswith("philox") else name.rstrip("_")]
+
+
+@st.composite
+def spoilt(draw: st.DrawFn, name: str) -> tuple[dict[str, Any], str]:
+    """Draws arguments one of which is wrong, and which."""
+    arguments = valid(name)
+    which = draw(st.sampled_from([k for k in arguments if k not in ("r", "b", "sigma", "tau")]))
+    value = arguments[which]
+    if isinstance(value, Tensor):
+        floating = value.is_floating_point()
+        types = [torch.float16, torch.bfloat16, torch.int32, torch.bool, torch.complex64]
+        types += [] if floating else [torch.float32]
+        ways: list[Any] = [value.to(t) for t in types]
+        ways += [None, 1.5, "x", [[0.5]], value.to_sparse()]
+        if which == "start":
+            ways += [value.flip(0), value - 1, value + 1, value[:1], value[:0], value[None]]
+            ways += [value + d for d in (2**62, 2**63 - 3, -(2**63))]
+        elif which == "weight":
+            ways += [2 * value, -128 * value, value[:1], value[0], value[..., None]]
+            ways += [value.new_ones(2, 4), value.new_ones(2, 0).new_ones(3, 3)]
+        elif which == "eps":
+            ways += [value.double(), value[:1], value[0], value[..., None], value[:, :0], value.mT]
+        elif which == "windows":
+            ways += [value[0], value[:, :1], value[..., :8], value[:, :, 0]]
+        elif which == "x" and name == "gather":
+            ways += [value[0], value[:, :4], value[:, :0], value[0, 0, 0]]
+        elif which == "x":
+            ways += [value.double(), value[:1], value[0, 0, 0], value[:, :, :0]]
+        else:
+            ways += [value[0, 0, 0]]
+        if name.endswith("_") and which in ("x", "out"):
+            ways += [value[:1].expand(2, 5, 3), value[:, :1].expand(2, 5, 3)]
+    elif which == "length":
+        ways = [-1, -(2**63), 0, 1, 4, None, "5"]
+    elif which == "seed":
+        ways = [None, "1", 1.5]
+    else:
+        ways = [-1, 2**32, 2**63 - 1, -(2**63), None, "1"]
+        ways += [2**32 - 1] if which == "first_sample" else []
+    return {**arguments, which: draw(st.sampled_from(ways))}, which
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gather", "compose", "predictor", "predictor_", "langevin", "langevin_", "philox_normal_"],
+)
+def test_refusals(name: str) -> None:
+    getattr(NATIVE, name)(**valid(name))
+
+    @fuzz
+    @given(spoilt(name))
+    def check(case: tuple[dict[str, Any], str]) -> None:
+        arguments, which = case
+        tensors = [v for v in arguments.values() if type(v) is Tensor and not v.is_sparse]
+        before = kept(tensors)
+        with pytest.raises(REFUSED) as refused:
+            getattr(NATIVE, name)(**arguments)
+        value = arguments[which]
+        if value is not None and not (isinstance(value, Tensor) and value.is_sparse):
+            # but for what torch refuses before it comes to the operator
+            assert re.search(rf"\b({ARGUMENTS})\b", str(refused.value)), which
+            unchanged(tensors, before)
+
+    check()
+
+
+@fuzz
+@given(st.sampled_from(["gather", "compose", "predictor", "langevin"]))
+def test_shapes_on_meta(name: str) -> None:
+    """On the device meta there are no numbers, only shapes."""
+    arguments = valid(name)
+    expected = getattr(NATIVE, name)(**arguments)
+    for key, value in arguments.items():
+        if isinstance(value, Tensor):
+            arguments[key] = value.to("meta")
+    result = getattr(NATIVE, name)(**arguments)
+    assert result.is_meta
+    assert result.shape == expected.shape
+
+
+def test_fused_composition_stays_in_the_trajectory() -> None:
+    """A row that is no state of a window, but takes part in the composition, is looked at too."""
+    start, rows = torch.tensor([0, 3]), torch.ones(2, 3, dtype=torch.int8)
+    mask = rows.clone()
+    mask[1, 2] = 0
+    weights = [torch.zeros(1, 16), torch.zeros(0), torch.zeros(0)]
+    with pytest.raises(RuntimeError, match=r"start\[1\] \+ 2, a row of weight 1, .* but is 5"):
+        NATIVE.mlp_score(torch.zeros(1, 5, 3), start, mask, rows, *weights, [9], 0, False, False, 0)
