@@ -541,3 +541,11 @@ def test_stream_errors(name: str, stream: dict[str, int], says: str) -> None:
         ):
             with pytest.raises(ValueError, match=says):
                 call()
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONAL, *IN_PLACE[:2]])
+def test_tensors_of_two_devices_are_refused(name: str) -> None:
+    first, second, *others = arguments(name)
+    elsewhere = second.to("meta")  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match="must be on the same device"):
+        getattr(torch.ops.sda_fast, name)(first, elsewhere, *others)

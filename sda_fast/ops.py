@@ -29,7 +29,7 @@ __all__ = [
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -399,6 +399,21 @@ def mlp_score(
 # What torch asks of an operator: the shape of its result, and its gradient
 
 
+def _on_one_device(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a fake refuse tensors of several devices: a real one among them would be answered with
+    memory that nothing was written to."""
+
+    def checked(*inputs: Any) -> Any:
+        devices = [str(x.device) for x in inputs if isinstance(x, Tensor)]
+        if len(set(devices)) > 1:
+            raise RuntimeError(
+                f"the tensors of {name} must be on the same device, but are on {', '.join(devices)}"
+            )
+        return fake(*inputs)
+
+    return checked
+
+
 def _fake_gather(x: Tensor, start: Tensor, weight: Tensor) -> Tensor:
     n, w = weight.shape
     return x.new_empty(x.shape[0], n, w * x.shape[2], *x.shape[3:])
@@ -523,7 +538,7 @@ if _native.available:
         ("mlp_score_vjp", _fake_like),
         ("philox_normal_", _fake_in_place),
     ):
-        torch.library.register_fake(f"sda_fast::{_name}", _fake)
+        torch.library.register_fake(f"sda_fast::{_name}", _on_one_device(_name, _fake))
 
     for _name, _backward, _setup in (
         ("gather", _backward_gather, _setup_gather),
