@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sda_fast import VPSDE, Centre, GaussianScore, Junction, MCScoreNet, ScoreNet, ops
 from sda_fast._native import has_bfloat16
 from sda_fast.fused import FusedMLP, Packed
+from sda_fast.ops import networks
 from sda_fast.score import sampling
 
 pytestmark = pytest.mark.skipif(
@@ -146,7 +147,7 @@ def test_what_is_kept_does_not_matter(kept: int, monkeypatch: pytest.MonkeyPatch
     network, x, t = make(), torch.randn(5, 33, 3), torch.tensor(0.5)
     expected = forward_and_vjp(network, x, t)
 
-    monkeypatch.setattr(ops, "KEPT_BYTES", 4 * kept * ops._kept([32, 32, 15]))
+    monkeypatch.setattr(networks, "KEPT_BYTES", 4 * kept * networks.kept_numbers([32, 32, 15]))
     for result, other in zip(forward_and_vjp(network, x, t), expected, strict=True):
         assert torch.equal(result, other)
 
@@ -161,7 +162,7 @@ def test_guidance_in_parts(observed_each: bool, monkeypatch: pytest.MonkeyPatch)
     expected = guided(x, t)
     assert process.eps.samples_at_once(x) > 7
 
-    monkeypatch.setattr(ops, "KEPT_BYTES", 4 * 40 * ops._kept([32, 32, 15]))
+    monkeypatch.setattr(networks, "KEPT_BYTES", 4 * 40 * networks.kept_numbers([32, 32, 15]))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 0)
     assert process.eps.samples_at_once(x) == 2
     assert torch.equal(guided(x, t), expected)

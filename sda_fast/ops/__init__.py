@@ -1,0 +1,33 @@
+r"""The operators: gather and compose windows, take predictor and Langevin steps, evaluate networks.
+
+Each function computes natively where the native library can serve its tensors, and otherwise by the
+function of the same name in :mod:`sda_fast.reference`, whose numbers it matches to rounding.
+:func:`backend` forces one or the other, :func:`unserved` says which it would be and why.
+
+The functions that return a tensor are differentiable, twice and more, and may be compiled.
+
+References:
+    | Score-based Data Assimilation (Rozet & Louppe, 2023)
+    | https://arxiv.org/abs/2306.10574
+"""
+
+__all__ = [
+    "backend",
+    "compose",
+    "gather",
+    "is_native",
+    "kept_rows",
+    "langevin",
+    "langevin_",
+    "mlp_score",
+    "philox_normal_",
+    "predictor",
+    "predictor_",
+    "unserved",
+]
+
+from ._dispatch import backend, is_native, unserved
+from .networks import kept_rows, mlp_score
+from .noise import langevin, langevin_, philox_normal_
+from .steps import predictor, predictor_
+from .windows import compose, gather

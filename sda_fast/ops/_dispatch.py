@@ -1,0 +1,176 @@
+"""Which backend an operator runs on, and what torch must be told of it."""
+
+__all__ = [
+    "backend",
+    "call",
+    "fake_in_place",
+    "fake_like",
+    "is_native",
+    "register",
+    "unserved",
+]
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _native
+
+BACKENDS = ("auto", "native", "reference")
+DTYPES = (torch.float32, torch.float64)
+
+_backend: ContextVar[str] = ContextVar("sda_fast.backend", default="auto")
+_traced = (
+    "auto"  # the same for torch.compile, which guards on a global but cannot read a ContextVar
+)
+_warned = False
+
+
+# Where an operator runs
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Sets the backend of the operators for a `with` block.
+
+    Arguments:
+        name: `"auto"` (native where it can serve), `"native"` (an error where it cannot) or
+            `"reference"` (pure PyTorch).
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, but is {name!r}")
+
+    global _traced
+
+    token, traced, _traced = _backend.set(name), _traced, name
+    try:
+        yield
+    finally:
+        _backend.reset(token)
+        _traced = traced
+
+
+def unserved(x: Tensor) -> str | None:
+    """Returns why the native operators cannot serve a tensor, or None if they can."""
+    if not _native.available:
+        return _native.reason
+    if x.dtype not in DTYPES:
+        return f"the native operators serve float32 and float64, not {str(x.dtype)[6:]}"
+    if x.is_cpu:
+        return None
+    if x.is_cuda:
+        return _native.device_reason(x.device.index)
+    return f"there are no native operators for the device {x.device.type}"
+
+
+def _transformed(tensors: tuple[Tensor, ...]) -> str | None:
+    """Returns why tensors inside a transformation cannot be served, or None if they can be."""
+    for x in tensors:
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):
+            return "the native operators do not serve the transformations of torch.func"
+    if torch.autograd.forward_ad._current_level >= 0:
+        for x in tensors:
+            if torch.autograd.forward_ad.unpack_dual(x).tangent is not None:
+                return "the native operators do not serve forward-mode differentiation"
+    return None
+
+
+def _need_grad(tensors: tuple[Any, ...]) -> bool:
+    return torch.is_grad_enabled() and any(
+        isinstance(x, Tensor) and x.requires_grad for x in tensors
+    )
+
+
+def is_native(*tensors: Tensor, in_place: bool = False) -> bool:
+    """Says whether an operator on floating-point tensors is to run natively.
+
+    Arguments:
+        tensors: Its floating-point arguments; the first decides, and all may carry gradients.
+        in_place: Whether it changes the first, of which the native operator keeps no gradient.
+    """
+    global _warned
+
+    compiling = torch.compiler.is_compiling()
+    name = _traced if compiling else _backend.get()
+    if name == "reference":
+        return False
+
+    reason = unserved(tensors[0])
+    if reason is None and not compiling:
+        reason = _transformed(tensors)
+    if reason is None and in_place and _need_grad(tensors):
+        reason = "the native operators in place keep no gradients (use torch.no_grad)"
+    if reason is None:
+        return True
+
+    if name == "native":
+        raise RuntimeError(f"the backend is native, but {reason}")
+    if not (_native.available or _warned or compiling):
+        _warned = True
+        warnings.warn(
+            f"{reason}; falling back to the pure PyTorch reference, which is slower",
+            UserWarning,
+            stacklevel=4,
+        )
+    return False
+
+
+def call(operator: Callable[..., Any], *args: Any) -> Any:
+    """Calls an operator that returns tensors, below autograd where no gradient is asked for:
+    autograd's kernel, which is Python, takes longer than a small operator itself."""
+    if torch.compiler.is_compiling() or _need_grad(args):
+        return operator(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*args)
+
+
+# What torch asks of an operator
+
+
+def register(
+    name: str,
+    fake: Callable[..., Any],
+    setup: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+) -> None:
+    """Tells torch the shapes of an operator's results, and its gradient.
+
+    Arguments:
+        name: The operator's name.
+        fake: Returns tensors of the shape and dtype of the results.
+        setup: Saves for the gradient what it needs.
+        backward: Returns the gradients with respect to the operator's arguments.
+    """
+    if not _native.available:
+        return
+    torch.library.register_fake(f"sda_fast::{name}", _on_one_device(name, fake))
+    if backward is not None:
+        torch.library.register_autograd(f"sda_fast::{name}", backward, setup_context=setup)
+
+
+def _on_one_device(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a fake refuse tensors of several devices: a real one among them would be answered with
+    memory that nothing was written to."""
+
+    def checked(*inputs: Any) -> Any:
+        devices = [str(x.device) for x in inputs if isinstance(x, Tensor)]
+        if len(set(devices)) > 1:
+            raise RuntimeError(
+                f"the tensors of {name} must be on the same device, but are on {', '.join(devices)}"
+            )
+        return fake(*inputs)
+
+    return checked
+
+
+def fake_like(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def fake_in_place(*_: Any) -> None:
+    return None

@@ -1,0 +1,103 @@
+"""Score networks, whole: windows gathered, evaluated and composed in one operator."""
+
+__all__ = ["KEPT_BYTES", "kept_numbers", "kept_rows", "mlp_score"]
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._dispatch import call, fake_like, register
+
+# How much of a network's activations is kept for its gradient. What of the windows does not fit is
+# computed once more.
+KEPT_BYTES = 1 << 24
+
+
+def kept_rows(widths: list[int]) -> int:
+    """Returns of how many windows :func:`mlp_score` keeps the activations for its gradient."""
+    return KEPT_BYTES // (4 * kept_numbers(widths))
+
+
+def mlp_score(
+    x: Tensor,
+    start: Tensor,
+    mask: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    weights: Tensor,
+    transposed: Tensor,
+    widths: list[int],
+    activation: int,
+    length_aware: bool,
+    bfloat16: bool,
+) -> Tensor:
+    r"""Evaluates a residual MLP on the windows of trajectories and composes what it returns.
+
+    The same as :func:`gather`, the network and :func:`compose`, in one pass that keeps the
+    activations of a few windows in cache. Differentiable with respect to `x`, once; the weights
+    are constants. :class:`sda_fast.fused.FusedMLP` packs the weights.
+
+    Arguments:
+        x: The trajectories, with shape :math:`(B, L, D)`, float32 on the CPU.
+        start: The first state of each window, int64 with shape :math:`(N)`, ascending.
+        mask: Which rows of the windows are states, int8 with shape :math:`(N, w)`.
+        weight: The weights -1, 0 or +1 of the windows' rows in the composition, like `mask`.
+        bias: The first layer's bias, time and context included, with shape (1 or B, width) and
+            padded with zeros.
+        weights: The other weights, packed.
+        transposed: The transposed weights, packed, for the gradient.
+        widths: The widths of the residual blocks; the last is :math:`w D`.
+        activation: The number of the activation: 0 ReLU, 1 ELU, 2 SELU, 3 SiLU,
+            4 GELU.
+        length_aware: Whether the mask is an input of the network.
+        bfloat16: Whether the factors of the network's products are rounded to bfloat16; the
+            weights are then packed so. Their sums and all else are float32.
+
+    Returns:
+        The composed estimate, with shape :math:`(B, L, D)`.
+
+    Raises:
+        RuntimeError: If a shape or dtype does not fit.
+    """
+    rows = 0
+    if torch.is_grad_enabled() and x.requires_grad:
+        # up to a tile more than there are windows, since tiles are kept as a whole
+        rows = min(x.shape[0] * start.shape[0] + 32, kept_rows(widths))
+
+    tensors = (x, start, mask, weight, bias, weights, transposed)
+    options = (widths, activation, length_aware, bfloat16, rows)
+    return call(torch.ops.sda_fast.mlp_score.default, *tensors, *options)[0]
+
+
+def kept_numbers(widths: list[int]) -> int:
+    """Returns how many numbers the way back needs of a window, as in csrc/kernels/mlp_score.h."""
+    return sum(2 * -(-width // 8) * 8 + 1 for width in widths)
+
+
+def _fake_mlp_score(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
+    *_, widths, _, _, _, kept_rows = inputs
+    return x.new_empty(x.shape), x.new_empty(kept_rows, kept_numbers(widths))
+
+
+def _setup_mlp_score(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.widths, ctx.activation, ctx.length_aware, ctx.bfloat16, _ = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors, output[1])
+
+
+def _backward_mlp_score(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    grad_x = torch.ops.sda_fast.mlp_score_vjp.default(
+        grad, *ctx.saved_tensors, ctx.widths, ctx.activation, ctx.length_aware, ctx.bfloat16
+    )
+    return grad_x, *(None,) * 11
+
+
+def _backward_mlp_score_vjp(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    raise NotImplementedError(
+        "mlp_score has no second derivative; use ops.backend('reference') where it is needed"
+    )
+
+
+register("mlp_score", _fake_mlp_score, _setup_mlp_score, _backward_mlp_score)
+register("mlp_score_vjp", fake_like, None, _backward_mlp_score_vjp)

@@ -1,0 +1,95 @@
+"""Gathering the windows of trajectories, and composing what was estimated for them."""
+
+__all__ = ["compose", "gather"]
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ._dispatch import call, is_native, register
+
+
+def gather(x: Tensor, start: Tensor, weight: Tensor) -> Tensor:
+    r"""Gathers the windows of trajectories.
+
+    .. math:: w_{n, j} = \text{weight}_{n, j} \, x_{\text{start}_n + j}
+
+    A row of weight 0 is 0 and its state is not read: it may lie beyond the trajectory.
+
+    Arguments:
+        x: The trajectories, with shape :math:`(B, L, C, *)`, float32 or float64.
+        start: The first state of each window, int64 with shape :math:`(N)`, ascending.
+        weight: The weights -1, 0 or +1 of the windows' rows, int8 with shape :math:`(N, w)`.
+
+    Returns:
+        The windows, with shape :math:`(B, N, w C, *)`.
+
+    Raises:
+        RuntimeError: If a shape or dtype does not fit. On the CPU also if `start` does not ascend
+            or a row of non-zero weight lies beyond the trajectory; on a GPU, where looking would
+            mean to wait for it, such a row is NaN.
+    """
+    if is_native(x):
+        return call(torch.ops.sda_fast.gather.default, x, start, weight)
+    return reference.gather(x, start, weight)
+
+
+def compose(windows: Tensor, start: Tensor, weight: Tensor, length: int) -> Tensor:
+    r"""Composes what was estimated for windows into the trajectories', the adjoint of `gather`.
+
+    .. math:: x_i = \sum_{\text{start}_n + j = i} \text{weight}_{n, j} \, w_{n, j}
+
+    The sum is taken in order of :math:`n`. Rows of weight 0 are not read.
+
+    Arguments:
+        windows: The windows, with shape :math:`(B, N, w C, *)`, float32 or float64.
+        start: The first state of each window, int64 with shape :math:`(N)`, ascending.
+        weight: The weights -1, 0 or +1 of the windows' rows, int8 with shape :math:`(N, w)`.
+        length: The length :math:`L` of the trajectories.
+
+    Returns:
+        The trajectories, with shape :math:`(B, L, C, *)`.
+
+    Raises:
+        RuntimeError: As for :func:`gather`; on a GPU, rows beyond the trajectory are left out.
+    """
+    if is_native(windows):
+        return call(torch.ops.sda_fast.compose.default, windows, start, weight, length)
+    return reference.compose(windows, start, weight, length)
+
+
+def _fake_gather(x: Tensor, start: Tensor, weight: Tensor) -> Tensor:
+    n, w = weight.shape
+    return x.new_empty(x.shape[0], n, w * x.shape[2], *x.shape[3:])
+
+
+def _fake_compose(windows: Tensor, start: Tensor, weight: Tensor, length: int) -> Tensor:
+    channels = windows.shape[2] // weight.shape[1]
+    return windows.new_empty(windows.shape[0], length, channels, *windows.shape[3:])
+
+
+def _setup_gather(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, start, weight = inputs
+    ctx.save_for_backward(start, weight)
+    ctx.length = x.shape[1]
+
+
+def _backward_gather(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    start, weight = ctx.saved_tensors
+    return torch.ops.sda_fast.compose.default(grad, start, weight, ctx.length), None, None
+
+
+def _setup_compose(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, start, weight, _ = inputs
+    ctx.save_for_backward(start, weight)
+
+
+def _backward_compose(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    start, weight = ctx.saved_tensors
+    return torch.ops.sda_fast.gather.default(grad, start, weight), None, None, None
+
+
+register("gather", _fake_gather, _setup_gather, _backward_gather)
+register("compose", _fake_compose, _setup_compose, _backward_compose)
