@@ -1,21 +1,41 @@
-"""What samples are judged by: scores of an ensemble, and laws that are known exactly."""
+"""What samples are judged by: scores of an ensemble, other methods, and laws known exactly."""
 
 __all__ = [
+    "Analysis",
+    "Flatness",
     "Gaussian",
     "GaussianEstimator",
     "LinearGaussianChain",
     "LinearObservation",
+    "Observation",
+    "Particles",
     "Smoothed",
     "WindowEstimator",
     "coverage",
+    "crps",
+    "energy_distance",
+    "ensemble_kalman_smoother",
+    "flatness",
+    "four_d_var",
+    "gaspari_cohn",
     "kalman_filter",
+    "log_likelihood",
     "log_prior",
+    "mmd",
+    "particle_filter",
     "posterior",
+    "rank_histogram",
     "rmse",
     "rts_smoother",
+    "spread",
+    "spread_skill",
     "stationary",
+    "systematic",
+    "wasserstein",
 ]
 
+from .distances import energy_distance, mmd, wasserstein
+from .ensemble_kalman import ensemble_kalman_smoother, gaspari_cohn
 from .linear_gaussian import (
     Gaussian,
     GaussianEstimator,
@@ -28,4 +48,18 @@ from .linear_gaussian import (
     rts_smoother,
     stationary,
 )
-from .metrics import coverage, log_prior, rmse
+from .metrics import (
+    Flatness,
+    coverage,
+    crps,
+    flatness,
+    log_likelihood,
+    log_prior,
+    rank_histogram,
+    rmse,
+    spread,
+    spread_skill,
+)
+from .observation import Observation
+from .particle_filter import Particles, particle_filter, systematic
+from .variational import Analysis, four_d_var

@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 
 class Gaussian(NamedTuple):
@@ -65,6 +65,16 @@ class Gaussian(NamedTuple):
         S = S - gain @ H @ S
 
         return Gaussian(m + gain @ (y - H @ m), (S + S.T) / 2)
+
+    def sample(self, shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
+        """Draws from the law, with shape (*shape, n)."""
+        z = torch.randn(*shape, *self.mean.shape, dtype=self.mean.dtype, generator=generator)
+        return self.mean + z @ torch.linalg.cholesky(self.covariance).T
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Returns the log-density of x (*, n), with shape (*)."""
+        law = torch.distributions.MultivariateNormal(self.mean, self.covariance)
+        return law.log_prob(x)
 
 
 def stationary(A: Tensor, b: Tensor, Sigma_x: Tensor) -> Gaussian:
@@ -134,6 +144,15 @@ class LinearGaussianChain:
         return Gaussian(
             self.A @ law.mean + self.b, self.A @ law.covariance @ self.A.T + self.Sigma_x
         )
+
+    def transition(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Draws the states that follow x (*, D), in float64."""
+        noise = Gaussian(self.b, self.Sigma_x).sample(x.shape[:-1], generator=generator)
+        return x.double() @ self.A.T + noise
+
+    def log_prob(self, x1: Tensor, x2: Tensor) -> Tensor:
+        r"""Returns the log-density :math:`\log p(x_2 \mid x_1)` of transitions, with shape (*)."""
+        return Gaussian(self.b, self.Sigma_x).log_prob(x2.double() - x1.double() @ self.A.T)
 
     def laws(self, length: int) -> Gaussian:
         """Returns the laws of each of `length` states, with shapes (L, D) and (L, D, D)."""

@@ -1,0 +1,154 @@
+"""Scores of an ensemble, against closed forms, integrals and literal sums."""
+
+import math
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+from scipy import stats
+from scipy.integrate import quad
+from torch import Generator
+
+from sda_fast.evaluation import (
+    crps,
+    flatness,
+    log_likelihood,
+    rank_histogram,
+    rmse,
+    spread,
+    spread_skill,
+)
+
+
+def test_crps_is_the_integral():
+    x, truth = torch.randn(7).double(), torch.tensor(0.3).double()
+
+    def integrand(z: float) -> float:
+        return (float((x <= z).double().mean()) - float(z >= truth)) ** 2
+
+    points = sorted([*x.tolist(), float(truth)])
+    pieces = [quad(integrand, a, b)[0] for a, b in pairwise(points)]
+    assert float(crps(x, truth)) == pytest.approx(sum(pieces), rel=1e-9)
+
+
+def test_crps_is_its_sums():
+    x, truth = torch.randn(9, 2, 3).double(), torch.randn(2, 3).double()
+    error = (x - truth).abs().mean(dim=0)
+    pairs = (x[:, None] - x[None]).abs().sum(dim=(0, 1))
+
+    torch.testing.assert_close(crps(x, truth), error - pairs / (2 * 81))
+    torch.testing.assert_close(crps(x, truth, fair=True), error - pairs / (2 * 72))
+
+
+def test_crps_and_energy():
+    """Twice the score is the squared energy distance of the ensemble and the truth."""
+    x, truth = torch.randn(30).double(), torch.tensor(0.7).double()
+    expected = stats.energy_distance(x.numpy(), [float(truth)]) ** 2 / 2
+    assert float(crps(x, truth)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_crps_of_a_gaussian():
+    """N(0, 1) at y: y (2 Phi(y) - 1) + 2 phi(y) - 1 / sqrt(pi) (Gneiting & Raftery, 2007)."""
+    y, n = 0.8, 4000
+    grid = torch.from_numpy(stats.norm.ppf((torch.arange(n) + 0.5).numpy() / n))
+    expected = y * (2 * stats.norm.cdf(y) - 1) + 2 * stats.norm.pdf(y) - 1 / math.sqrt(math.pi)
+    assert float(crps(grid, torch.tensor(y))) == pytest.approx(expected, rel=1e-3)
+
+    # the fair score has that mean whatever the number of members; the standard one has not
+    members = torch.randn(3, 200_000).double()
+    truth = torch.full((200_000,), y).double()
+    for fair in (True, False):
+        score = crps(members, truth, fair=fair)
+        near = abs(float(score.mean()) - expected) < 5 * float(score.std()) / 200_000**0.5
+        assert near == fair
+
+
+def test_spread_and_skill():
+    """The truth and members of one law: the ratio is 1 however few members."""
+    x = 3 * torch.randn(5, 100_000)
+    truth = 3 * torch.randn(100_000)
+    assert spread(x) == pytest.approx(3, rel=0.02)
+    assert spread_skill(x, truth) == pytest.approx(1, rel=0.02)
+    assert spread_skill(x, 2 * truth) < 0.7
+
+    ratio = math.sqrt(6 / 5) * spread(x) / rmse(x.double().mean(dim=0), truth)
+    assert spread_skill(x, truth) == pytest.approx(ratio, rel=1e-6)
+
+
+def test_rank_histogram():
+    x = torch.tensor([[0.0, 5.0, 1.0], [2.0, 4.0, 3.0]])
+    counts = rank_histogram(x, torch.tensor([1.0, 6.0, 0.0]))
+    assert counts.tolist() == [1, 1, 1]
+
+
+def test_rank_histogram_tells_what_is_reliable():
+    generator = Generator().manual_seed(0)
+    members = torch.randn(9, 5000, generator=generator)
+    truth = torch.randn(5000, generator=generator)
+    counts = rank_histogram(members, truth)
+
+    assert counts.shape == (10,)
+    assert counts.sum() == 5000
+    assert flatness(counts).p_value > 1e-3
+    narrow = rank_histogram(0.5 * members, truth)
+    assert narrow[0] > 2 * narrow[5] < narrow[-1]  # the sides are high
+    assert flatness(narrow).p_value < 1e-6
+
+
+def test_ties_are_broken_at_random():
+    """Of numbers with few values, as rainfall, the histogram is flat as well."""
+    generator = Generator().manual_seed(0)
+    x = torch.randint(0, 2, (10, 20_000), generator=generator).double()
+    counts = rank_histogram(x[:9], x[9], generator=generator)
+    again = rank_histogram(x[:9], x[9], generator=Generator().manual_seed(5))
+
+    assert flatness(counts).p_value > 1e-3
+    assert not torch.equal(counts, again)
+
+
+def test_flatness():
+    counts = torch.tensor([12, 8, 15, 5])
+    statistic = float(((counts - 10.0) ** 2 / 10).sum())
+    result = flatness(counts)
+    assert result.statistic == pytest.approx(statistic)
+    assert result.p_value == pytest.approx(stats.chi2(3).sf(statistic))
+
+
+def test_log_likelihood():
+    x = torch.randn(4, 6, 3)
+    y, std = torch.randn(6, 1), 0.3
+    expected = torch.distributions.Normal(x[..., :1].double(), std).log_prob(y.double())
+    torch.testing.assert_close(log_likelihood(x[..., :1], y, std), expected.sum(dim=(1, 2)))
+
+    y[::2] = math.nan
+    expected = expected[:, 1::2].sum(dim=(1, 2))
+    torch.testing.assert_close(log_likelihood(x[..., :1], y, std), expected)
+    assert log_likelihood(x[0, :, :1], y, std).shape == ()
+
+
+def test_errors():
+    x, truth = torch.randn(5, 3), torch.randn(3)
+    for score in (crps, spread_skill, rank_histogram):
+        with pytest.raises(
+            ValueError, match=r"the shape of a member, \(3,\), but has shape \(2,\)"
+        ):
+            score(x, truth[:2])
+    with pytest.raises(ValueError, match="2 or more members, but has shape"):
+        spread(x[:1])
+    with pytest.raises(ValueError, match="2 or more members, but has shape"):
+        crps(x[:1], truth, fair=True)
+    with pytest.raises(ValueError, match="hold NaN"):
+        rank_histogram(x, truth * math.nan)
+    with pytest.raises(ValueError, match="two ranks or more"):
+        flatness(torch.tensor([3]))
+    with pytest.raises(
+        ValueError, match=r"last dimensions of y, \(6, 1\), but has shape \(4, 6, 3\)"
+    ):
+        log_likelihood(torch.zeros(4, 6, 3), torch.zeros(6, 1), 1.0)
+
+
+def test_flatness_without_scipy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(ImportError, match=r"needs SciPy: pip install 'sda-fast\[evaluation\]'"):
+        flatness(torch.tensor([3, 4]))
