@@ -8,6 +8,7 @@ __all__ = [
     "DiscreteODE",
     "GaussianScore",
     "Junction",
+    "KolmogorovFlow",
     "Lorenz63",
     "Lorenz96",
     "LotkaVolterra",
@@ -22,6 +23,7 @@ __all__ = [
     "SubSubVPSDE",
     "SubVPSDE",
     "TimeEmbedding",
+    "TwoScaleLorenz96",
     "UNet",
     "VPSDE",
     "__version__",
@@ -43,11 +45,13 @@ from .score import MCScoreNet, MCScoreWrapper, ScoreNet, ScoreUNet
 from .systems import (
     DampedSpring,
     DiscreteODE,
+    KolmogorovFlow,
     Lorenz63,
     Lorenz96,
     LotkaVolterra,
     MarkovChain,
     NoisyLorenz63,
+    TwoScaleLorenz96,
 )
 
 try:

@@ -4,6 +4,7 @@ __all__ = ["main"]
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
@@ -56,7 +57,47 @@ def _parser() -> argparse.ArgumentParser:
         else:
             train.add_argument(flag, type=type(field.default), default=field.default, help=" ")
 
+    _add_simulate(commands)
+
     return parser
+
+
+def _add_simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describes `simulate`, with the parameters of each system as its options."""
+    from .systems import CATALOGUE
+
+    simulate = commands.add_parser("simulate", help="simulate a data set of a system")
+    systems = simulate.add_subparsers(dest="system", required=True, metavar="SYSTEM")
+
+    for name, entry in CATALOGUE.items():
+        system = systems.add_parser(
+            name,
+            help=(entry.system.__doc__ or "").split("\n")[0],
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        options = {
+            "trajectories": (1024, "trajectories in all"),
+            "length": (entry.length, "states of a trajectory"),
+            "burn_in": (entry.burn_in, "transitions before the first state"),
+            "seed": (0, "seed of the simulation"),
+            "block": (entry.block, "trajectories simulated, and written, together"),
+            "workers": (1, "processes that simulate"),
+        }
+        if len(entry.dims) == 3:
+            options["coarsen"] = (1, "factor by which fields are coarsened")
+
+        system.add_argument("--out", default=f"{name}.h5", help="HDF5 file to write")
+        for option, (number, text) in options.items():
+            system.add_argument(_flag(option), type=int, default=number, help=text)
+        for option, default in entry.parameters.items():
+            if isinstance(default, bool):
+                system.add_argument(_flag(option), action="store_true", help=" ")
+            else:
+                system.add_argument(_flag(option), type=type(default), default=default, help=" ")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _info(_: argparse.Namespace) -> None:
@@ -109,7 +150,31 @@ def _train(arguments: argparse.Namespace) -> None:
     print(json.dumps(record["validation"], indent=1))
 
 
-COMMANDS = {"info": _info, "prior": _prior, "demo": _demo, "train": _train}
+def _simulate(arguments: argparse.Namespace) -> None:
+    # jax, if it is used: one core a process is faster, and on several they wait for each other
+    os.environ.setdefault(
+        "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false --xla_cpu_use_thunk_runtime=false"
+    )
+    from .data import Recipe, generate
+    from .systems import CATALOGUE
+
+    values = vars(arguments)
+    options = ("trajectories", "length", "burn_in", "block", "coarsen", "seed")
+    recipe = Recipe(
+        arguments.system,
+        {name: values[name] for name in CATALOGUE[arguments.system].parameters},
+        **{name: values[name] for name in options if name in values},
+    )
+    print(f"wrote {generate(recipe, arguments.out, workers=arguments.workers)}")
+
+
+COMMANDS = {
+    "info": _info,
+    "prior": _prior,
+    "demo": _demo,
+    "train": _train,
+    "simulate": _simulate,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -56,6 +56,11 @@ class MarkovChain(abc.ABC):
 
         return x if last else states
 
+    def visible(self, x: Tensor) -> Tensor:
+        """Returns what a trajectory shows of states x (*, *state): all of them, unless a system
+        hides some of its variables."""
+        return x
+
     @staticmethod
     def preprocess(x: Tensor) -> Tensor:
         """Maps physical states to the standardised ones that a network sees."""

@@ -1,11 +1,11 @@
-"""Training data: simulated trajectories and the windows drawn from them."""
+"""Trajectories simulated in memory, and the windows drawn from them."""
 
 __all__ = ["draw_windows", "simulate"]
 
 import torch
 from torch import Generator, Tensor
 
-from .systems import MarkovChain
+from ..systems import MarkovChain
 
 
 def simulate(

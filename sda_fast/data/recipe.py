@@ -1,0 +1,133 @@
+"""What a data set is a function of, block by block of trajectories."""
+
+__all__ = ["Recipe", "simulate_block"]
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator
+
+from ..systems import CATALOGUE, MarkovChain, build_system
+from ..systems.flow import coarsen
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a data set is a function of.
+
+    Trajectories are simulated block by block: the randomness of block i is a function of the seed
+    and of i, so that blocks can be made in any order, by any number of processes.
+
+    Arguments:
+        system: The name of the system in :data:`sda_fast.systems.CATALOGUE`.
+        parameters: Those of its parameters that are not as in the catalogue.
+        trajectories: The number n of trajectories.
+        length: The number L of states of each. By default the catalogue's, as of the following two.
+        burn_in: The number of transitions, before the first state, that forget the prior.
+        block: The number of trajectories that are simulated together.
+        coarsen: The factor by which fields are coarsened after they are simulated.
+        seed: The seed of all randomness.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    system: str
+    parameters: dict[str, Any]
+    trajectories: int = 1024
+    length: int = 0
+    burn_in: int = -1
+    block: int = 0
+    coarsen: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        build = build_system(self.system, **self.parameters)  # fails here if it cannot be
+        entry = CATALOGUE[self.system]
+
+        complete = {
+            name: type(default)(self.parameters.get(name, default))
+            for name, default in entry.parameters.items()
+        }
+        object.__setattr__(self, "parameters", complete)
+        for name, absent in {"length": 0, "burn_in": -1, "block": 0}.items():
+            if getattr(self, name) == absent:
+                object.__setattr__(self, name, getattr(entry, name))
+
+        for name in ("trajectories", "length", "block", "coarsen"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("burn_in", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+        state = build.visible(build.prior((0,)))
+        if self.coarsen > 1:
+            if len(entry.dims) < 3:
+                raise ValueError(f"coarsen must be 1 for {self.system}, got {self.coarsen}")
+            state = coarsen(state, self.coarsen)
+        object.__setattr__(self, "_state", tuple(state.shape[1:]))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the data set, (n, L, *state)."""
+        return (self.trajectories, self.length, *self._state)  # type: ignore[attr-defined]
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks."""
+        return -(-self.trajectories // self.block)
+
+    def rows(self, index: int) -> range:
+        """The trajectories of a block."""
+        return range(index * self.block, min((index + 1) * self.block, self.trajectories))
+
+    def build(self) -> MarkovChain:
+        """Builds the system."""
+        return build_system(self.system, **self.parameters)
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """Says in which options another recipe differs."""
+        mine, theirs = ({**(d := asdict(r)), **d.pop("parameters")} for r in (self, other))
+        return [
+            f"{key} is {mine.get(key)!r}, now {theirs.get(key)!r}"
+            for key in {**mine, **theirs}
+            if mine.get(key) != theirs.get(key)
+        ]
+
+
+def simulate_block(recipe: Recipe, index: int) -> np.ndarray:
+    """Simulates a block of trajectories, in physical units.
+
+    Arguments:
+        recipe: What to simulate.
+        index: The number i of the block.
+
+    Returns:
+        The states, with shape (b, L, *state), in float32.
+
+    Raises:
+        RuntimeError: The simulation left the finite numbers.
+    """
+    seed = np.random.SeedSequence([recipe.seed, index]).generate_state(1, np.uint64)
+    generator = Generator().manual_seed(int(seed[0]))
+    chain, rows = recipe.build(), recipe.rows(index)
+    states = torch.empty(len(rows), *recipe.shape[1:])
+
+    x = chain.prior((len(rows),), generator=generator)
+    x = chain.trajectory(x, recipe.burn_in, last=True, generator=generator)
+
+    for i in range(recipe.length):
+        x = chain.transition(x, generator=generator)
+        y = chain.visible(x)
+        states[:, i] = coarsen(y, recipe.coarsen) if recipe.coarsen > 1 else y
+
+    if not bool(torch.isfinite(states).all()):
+        raise RuntimeError(
+            f"the simulation of {recipe.system} is not finite in block {index}: choose a smaller "
+            "dt or more integration steps"
+        )
+
+    return states.numpy()

@@ -1,0 +1,371 @@
+r"""Data sets on disk: one HDF5 file with all trajectories, and how to simulate them again, in it.
+
+The dataset `trajectories` has the dimensions (trajectory, time, channel, ...), in float32 and
+physical units, chunked along time; the file's attributes are those of :data:`ATTRIBUTES`.
+
+While a file is written it bears the suffix ".part" and grows block by block. All of its structure
+is laid down before the first block, so that a block is nothing but numbers written in place,
+followed by its mark in the dataset `blocks`: a process that dies at any moment leaves a sound file,
+without at most the block that it was writing.
+"""
+
+__all__ = ["ATTRIBUTES", "FORMAT", "PartFile", "Trajectories"]
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..systems import CATALOGUE, MarkovChain
+from .recipe import Recipe
+
+FORMAT = "sda_fast trajectories 1"
+
+#: What a file says of itself.
+ATTRIBUTES = {
+    "format": "the version of this format",
+    "version": "the version of sda_fast that wrote it",
+    "system": "the name of the system",
+    "parameters": "the system's parameters, as JSON",
+    "seed": "the seed of the simulation",
+    "burn_in": "the transitions before the first state",
+    "block": "the trajectories that were simulated together",
+    "coarsen": "the factor by which fields were coarsened",
+    "dt": "the time between two states",
+    "units": "the units of states and times",
+    "mean": "the mean of each channel, by which a network's input is standardised",
+    "std": "the standard deviation of each channel",
+}
+
+CHUNK = 2**16  # bytes: what a short window of small states reads at once
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(
+            f"data sets on disk need h5py: pip install 'sda-fast[data]' ({error})"
+        ) from error
+    return h5py
+
+
+@contextmanager
+def _opened(path: Path, mode: str) -> Iterator[Any]:
+    """Opens a file.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is not a whole HDF5 file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no data set {str(path)!r}")
+    try:
+        # without a cache what is written is written, or fails, at once
+        file = _h5py().File(path, mode, **({"rdcc_nbytes": 0} if mode == "r+" else {}))
+    except BlockingIOError as error:
+        raise ValueError(f"{path} is being written by another process: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{path} is not a whole HDF5 file: {error}") from error
+    with file:
+        yield file
+
+
+def _header(path: Path, file: Any) -> dict[str, Any]:
+    """Reads and checks a file's attributes and dimensions."""
+    kind = file.attrs.get("format")
+    if kind != FORMAT:
+        raise ValueError(f"{path} is not a data set: its format is {kind!r}, expected {FORMAT!r}")
+    for name in ATTRIBUTES:
+        if name not in file.attrs:
+            raise ValueError(f"{path} has no attribute {name!r}")
+    for name in ("trajectories", "blocks"):
+        if name not in file:
+            raise ValueError(f"{path} has no dataset {name!r}")
+
+    attributes: dict[str, Any] = {name: file.attrs[name] for name in ATTRIBUTES}
+    array = file["trajectories"]
+    dims = tuple(dim.label for dim in array.dims)
+
+    if attributes["system"] not in CATALOGUE:
+        raise ValueError(f"{path} is of an unknown system, {attributes['system']!r}")
+    recipe = Recipe(
+        attributes["system"],
+        json.loads(attributes["parameters"]),
+        trajectories=array.shape[0],
+        length=array.shape[1] if array.ndim > 1 else 1,
+        **{name: int(attributes[name]) for name in ("burn_in", "block", "coarsen", "seed")},
+    )
+    expected = ("trajectory", "time", *CATALOGUE[recipe.system].dims)
+    if dims != expected or array.shape != recipe.shape:
+        raise ValueError(
+            f"trajectories of {path} must have dimensions {expected} and shape {recipe.shape}, "
+            f"got {dims} and {array.shape}"
+        )
+    if array.dtype != np.float32:
+        raise ValueError(f"trajectories of {path} must be float32, got {array.dtype}")
+
+    return {**attributes, "recipe": recipe, "dims": dims, "done": file["blocks"][:] > 0}
+
+
+class PartFile:
+    """A data set that is being written, as a context.
+
+    Arguments:
+        path: The file to write, without the suffix.
+        recipe: What it is to hold.
+
+    Raises:
+        ValueError: There is a part file already, of another recipe or damaged.
+        OSError: The disk has no room.
+    """
+
+    def __init__(self, path: Path, recipe: Recipe):
+        self.path, self.recipe = path, recipe
+        self.part = path.with_name(path.name + ".part")
+
+        if not self.part.exists():
+            self._create()
+        with _opened(self.part, "r") as file:
+            header = _header(self.part, file)
+        if differences := header["recipe"].differences(recipe):
+            raise ValueError(f"{self.part} is of another command: {'; '.join(differences)}")
+        self.done: np.ndarray = header["done"]
+
+    def _create(self) -> None:
+        """Lays down the structure of the file."""
+        h5py, recipe = _h5py(), self.recipe
+        size = 4 * int(np.prod(recipe.shape))
+        free = shutil.disk_usage(self.path.parent).free
+        if free < size:
+            raise OSError(
+                f"{self.path} needs {size / 1e6:.0f} MB, but its disk has {free / 1e6:.0f} free"
+            )
+
+        # all space is allotted now and nothing is written to it
+        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        states = CHUNK // (4 * int(np.prod(recipe.shape[2:])))
+        chunks = (1, min(max(states, 1), recipe.length), *recipe.shape[2:])
+
+        from .. import __version__
+
+        entry = CATALOGUE[recipe.system]
+        channels = np.full(recipe.shape[2], np.nan, np.float32)
+        attributes = {
+            "format": FORMAT,
+            "version": __version__,
+            "system": recipe.system,
+            "parameters": json.dumps(recipe.parameters),
+            **{name: getattr(recipe, name) for name in ("seed", "burn_in", "block", "coarsen")},
+            "dt": recipe.parameters["dt"],
+            "units": entry.units,
+            "mean": channels,
+            "std": channels,
+        }
+
+        new = self.part.with_name(f".{self.part.name}.{os.getpid()}.new")
+        try:
+            with h5py.File(new, "w") as file:
+                array = file.create_dataset(
+                    "trajectories", recipe.shape, np.float32, chunks=chunks, dcpl=layout
+                )
+                for dim, name in zip(array.dims, ("trajectory", "time", *entry.dims), strict=True):
+                    dim.label = name
+                file.create_dataset("blocks", data=np.zeros(recipe.blocks, np.uint8))
+                for name, value in attributes.items():
+                    file.attrs[name] = value
+            os.replace(new, self.part)
+        finally:
+            new.unlink(missing_ok=True)
+
+    def __enter__(self) -> "PartFile":
+        self._context = _opened(self.part, "r+")
+        self._file = self._context.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._context.__exit__(kind, error, trace)
+
+    @property
+    def pending(self) -> list[int]:
+        """The blocks that are not written yet."""
+        return [i for i, done in enumerate(self.done) if not done]
+
+    def write(self, index: int, states: np.ndarray) -> None:
+        """Writes a block (b, L, *state).
+
+        Raises:
+            ValueError: Its shape is another, or it is not finite.
+            OSError: It could not be written. The blocks before are kept.
+        """
+        rows = self.recipe.rows(index)
+        expected = (len(rows), *self.recipe.shape[1:])
+        if states.shape != expected:
+            raise ValueError(f"block {index} must have shape {expected}, got {states.shape}")
+        if not np.isfinite(states).all():
+            raise ValueError(f"block {index} is not finite")
+
+        try:
+            self._file["trajectories"][rows.start : rows.stop] = states
+            self._file.flush()  # a mark is never there before its block
+            self._file["blocks"][index] = 1
+            self._file.flush()
+        except OSError as error:
+            raise OSError(
+                f"block {index} could not be written to {self.part} ({error}): the "
+                f"{int(self.done.sum())} before it are kept, and the same command goes on from them"
+            ) from error
+        self.done[index] = True
+
+    def finish(self) -> None:
+        """Adds the means and standard deviations, and takes the suffix off."""
+        mean, std = _standardisation(self.recipe, self._file["trajectories"])
+        self._file.attrs.modify("mean", mean)
+        self._file.attrs.modify("std", std)
+        self._file.close()
+        os.replace(self.part, self.path)
+
+
+def _standardisation(recipe: Recipe, array: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean and the standard deviation of each channel: the system's own, if it has
+    them, or those of the data."""
+    chain = recipe.build()
+    if type(chain).postprocess is not MarkovChain.postprocess:
+        zero = torch.zeros(recipe.shape[2:])
+        shift, scale = chain.postprocess(zero), chain.postprocess(zero + 1)
+        return shift.numpy(), (scale - shift).numpy()
+
+    def average(function: Any) -> np.ndarray:
+        total = np.zeros(recipe.shape[2])
+        for i in range(recipe.blocks):
+            rows = recipe.rows(i)
+            block = np.moveaxis(array[rows.start : rows.stop].astype(np.float64), 2, -1)
+            total += function(block).reshape(-1, recipe.shape[2]).sum(axis=0)
+        return total * recipe.shape[2] / np.prod(recipe.shape)
+
+    mean = average(lambda x: x)
+    std = np.sqrt(average(lambda x: (x - mean) ** 2))
+    return mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
+
+
+class Trajectories:
+    """A data set on disk, of which only what is asked for is read.
+
+    It can be pickled, and every process that uses it opens the file by itself.
+
+    Arguments:
+        path: The file.
+        system: The name of the system that it must be of, if not any.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a complete data set, or of another system.
+        ImportError: h5py is missing.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, system: str | None = None):
+        self.path = Path(path)
+        with _opened(self.path, "r") as file:
+            header = _header(self.path, file)
+
+        self.recipe: Recipe = header["recipe"]
+        self.dims: tuple[str, ...] = header["dims"]
+        self.dt, self.units, self.version = header["dt"], header["units"], header["version"]
+        done = header["done"]
+
+        if system is not None and self.recipe.system != system:
+            raise ValueError(f"{path} must be of {system!r}, but is of {self.recipe.system!r}")
+        if not done.all():
+            raise ValueError(f"{path} is not complete: {done.sum()} of {len(done)} blocks")
+
+        state = self.shape[2:]
+        self.mean, self.std = (torch.from_numpy(header[name]) for name in ("mean", "std"))
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value.shape != state[:1] or not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name} of {path} must be finite, of shape {state[:1]}: {value}")
+
+        self._file: Any = None
+        self._process = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the data set, (n, L, *state)."""
+        return self.recipe.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Tensor:
+        """Reads states in physical units, by what can index an HDF5 dataset.
+
+        Raises:
+            ValueError: They are not finite, or cannot be read.
+        """
+        if self._file is None or self._process != os.getpid():
+            self._file, self._process = _h5py().File(self.path, "r"), os.getpid()
+        try:
+            x = self._file["trajectories"][key]
+        except OSError as error:
+            raise ValueError(
+                f"trajectories {key} of {self.path} cannot be read: {error}"
+            ) from error
+        if not np.isfinite(x).all():
+            raise ValueError(f"trajectories {key} of {self.path} are not finite")
+
+        return torch.from_numpy(np.asarray(x))
+
+    def _channels(self, value: Tensor, x: Tensor) -> Tensor:
+        return value.to(x).reshape(-1, *(1 for _ in self.shape[3:]))
+
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Standardises physical states (*, *state)."""
+        return (x - self._channels(self.mean, x)) / self._channels(self.std, x)
+
+    def postprocess(self, x: Tensor) -> Tensor:
+        """Maps standardised states (*, *state) to physical ones."""
+        return self._channels(self.mean, x) + self._channels(self.std, x) * x
+
+    def split(self, name: str, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> range:
+        """Returns the trajectories that train, validate or test: always the same ones.
+
+        Arguments:
+            name: "train", "valid" or "test", which follow each other in the file; or "all".
+            fractions: The parts of the trajectories, of sum 1.
+
+        Raises:
+            ValueError: There is no such split, or it is empty.
+        """
+        names = ("train", "valid", "test")
+        if name == "all":
+            return range(len(self))
+        if name not in names:
+            raise ValueError(f"split must be one of {', '.join(names)} or all, got {name!r}")
+        if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+            raise ValueError(f"fractions must be positive and of sum 1, got {fractions}")
+
+        i = names.index(name)
+        start, stop = (round(len(self) * sum(fractions[:k])) for k in (i, i + 1))
+        if start == stop:
+            raise ValueError(
+                f"the split {name!r} of {len(self)} trajectories by {fractions} is empty"
+            )
+        return range(start, stop)

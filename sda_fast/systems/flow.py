@@ -1,0 +1,133 @@
+r"""Diagnostics of two-dimensional flows on the doubly periodic square of side :math:`2 \pi`.
+
+A velocity field is a tensor (*, 2, H, W): its components :math:`(u, v)` along the axes
+:math:`(x, y)`, which are its last two dimensions, at spacings :math:`2 \pi / H` and
+:math:`2 \pi / W`. The wavenumbers of such a field are integers.
+"""
+
+__all__ = [
+    "coarsen",
+    "divergence",
+    "energy_spectrum",
+    "enstrophy",
+    "upsample",
+    "vorticity",
+]
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+
+def _velocity(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the components of a velocity field (*, 2, H, W)."""
+    if x.ndim < 3 or x.shape[-3] != 2:
+        raise ValueError(f"x must be a velocity field (*, 2, H, W), got shape {tuple(x.shape)}")
+    u, v = x.unbind(dim=-3)
+    return u, v
+
+
+def _spacing(x: Tensor, dim: int) -> float:
+    return 2 * math.pi / x.shape[dim]
+
+
+def coarsen(x: Tensor, r: int = 2) -> Tensor:
+    """Averages fields (*, H, W) over blocks of r × r points.
+
+    Returns:
+        The fields, with shape (*, H / r, W / r).
+
+    Raises:
+        ValueError: r does not divide H and W.
+    """
+    if x.ndim < 2 or r < 1 or x.shape[-2] % r or x.shape[-1] % r:
+        raise ValueError(f"r must divide the last two dimensions of x, got {r} for {(*x.shape,)}")
+
+    *batch, h, w = x.shape
+    return x.reshape(*batch, h // r, r, w // r, r).mean(dim=(-3, -1))
+
+
+def upsample(x: Tensor, r: int = 2, mode: str = "bilinear") -> Tensor:
+    """Interpolates periodic fields (*, H, W) to a grid r times as fine.
+
+    Arguments:
+        x: The fields.
+        r: The factor.
+        mode: How :func:`torch.nn.functional.interpolate` interpolates.
+
+    Returns:
+        The fields, with shape (*, r H, r W).
+    """
+    if x.ndim < 2 or r < 1:
+        raise ValueError(f"x must be fields (*, H, W) and r positive, got {(*x.shape,)} and {r}")
+
+    *batch, h, w = x.shape
+    margin = min(2, h, w)  # two points are the reach of bicubic interpolation
+
+    y = pad(x.reshape(-1, 1, h, w), pad=(margin,) * 4, mode="circular")
+    y = interpolate(y, scale_factor=(r, r), mode=mode)
+    y = y[..., margin * r : -margin * r, margin * r : -margin * r]
+
+    return y.reshape(*batch, r * h, r * w)
+
+
+def vorticity(x: Tensor) -> Tensor:
+    r"""Returns the vorticity of velocity fields (*, 2, H, W), with shape (*, H, W).
+
+    .. math:: \omega = \partial_x v - \partial_y u
+
+    by central differences, with both components taken at the same points.
+    """
+    u, v = _velocity(x)
+    dv = (v.roll(-1, dims=-2) - v.roll(1, dims=-2)) / (2 * _spacing(x, -2))
+    du = (u.roll(-1, dims=-1) - u.roll(1, dims=-1)) / (2 * _spacing(x, -1))
+    return dv - du
+
+
+def divergence(x: Tensor) -> Tensor:
+    r"""Returns the divergence of velocity fields (*, 2, H, W), with shape (*, H, W).
+
+    .. math:: \nabla \cdot x = \partial_x u + \partial_y v
+
+    by backward differences: on a staggered grid, whose velocities are at the far faces of their
+    cells, it is the net outflow of each cell, which an incompressible solver keeps at zero.
+    """
+    u, v = _velocity(x)
+    return (u - u.roll(1, dims=-2)) / _spacing(x, -2) + (v - v.roll(1, dims=-1)) / _spacing(x, -1)
+
+
+def enstrophy(x: Tensor) -> Tensor:
+    r"""Returns the enstrophy :math:`\langle \omega^2 \rangle / 2` of velocity fields (*, 2, H, W),
+    with shape (*). The angles are the mean over the square."""
+    return vorticity(x).square().mean(dim=(-2, -1)) / 2
+
+
+def energy_spectrum(x: Tensor) -> Tensor:
+    r"""Returns the isotropic spectrum of the kinetic energy of velocity fields.
+
+    .. math::
+        E(k) = \frac{1}{2} \sum_{k - 1/2 \leq |\kappa| < k + 1/2} |\hat u_\kappa|^2 +
+            |\hat v_\kappa|^2, \qquad \sum_k E(k) = \frac{1}{2} \langle u^2 + v^2 \rangle
+
+    where :math:`\hat u_\kappa` are the coefficients of the Fourier series and the sum is over
+    whole wave vectors :math:`\kappa`.
+
+    Arguments:
+        x: The velocity fields, with shape (*, 2, H, W).
+
+    Returns:
+        The energies at wavenumbers k = 0, 1, 2, ..., with shape (*, K), up to the corner of the
+        resolved wave vectors. Shells beyond min(H, W) / 2 are not whole.
+    """
+    _velocity(x)
+    *batch, _, h, w = x.shape
+
+    energy = torch.fft.fft2(x, norm="forward").abs().square().sum(dim=-3) / 2
+    kx = torch.fft.fftfreq(h, d=1 / h, dtype=torch.float64, device=x.device)
+    ky = torch.fft.fftfreq(w, d=1 / w, dtype=torch.float64, device=x.device)
+    shell = (torch.hypot(kx[:, None], ky) + 0.5).floor().long().flatten()
+
+    spectrum = energy.new_zeros(*batch, int(shell.max()) + 1)
+    return spectrum.index_add(-1, shell, energy.flatten(-2))
