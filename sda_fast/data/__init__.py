@@ -13,5 +13,5 @@ __all__ = [
 from .generation import generate
 from .recipe import Recipe, simulate_block
 from .simulation import draw_windows, simulate
-from .storage import Trajectories
+from .trajectories import Trajectories
 from .windows import Windows

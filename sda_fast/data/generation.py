@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Generator
 from tqdm import tqdm
 
 from .recipe import Recipe, simulate_block
-from .storage import PartFile, Trajectories
+from .storage import PartFile
+from .trajectories import Trajectories
 
 
 def _one_thread() -> None:
@@ -48,11 +50,13 @@ def _blocks(recipe: Recipe, pending: list[int], workers: int) -> Iterator[tuple[
 
 def _seconds_per_block(recipe: Recipe) -> float:
     """Measures how long a block takes."""
-    chain = recipe.build()
-    x = chain.transition(chain.prior((min(recipe.block, recipe.trajectories),)))
+    chain, generator = recipe.build(), Generator().manual_seed(0)
+    x = chain.prior((min(recipe.block, recipe.trajectories),), generator=generator)
+    x = chain.transition(x, generator=generator)  # which may compile
+
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < 0.2:
-        x = chain.transition(x)
+        x = chain.transition(x, generator=generator)
         count += 1
     return (time.perf_counter() - began) / count * (recipe.burn_in + recipe.length)
 

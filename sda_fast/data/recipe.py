@@ -3,11 +3,12 @@
 __all__ = ["Recipe", "simulate_block"]
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from ..systems import CATALOGUE, MarkovChain, build_system
 from ..systems.flow import coarsen
@@ -44,14 +45,11 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        build = build_system(self.system, **self.parameters)  # fails here if it cannot be
+        if self.system not in CATALOGUE:
+            raise ValueError(f"system must be one of {', '.join(CATALOGUE)}, got {self.system!r}")
         entry = CATALOGUE[self.system]
 
-        complete = {
-            name: type(default)(self.parameters.get(name, default))
-            for name, default in entry.parameters.items()
-        }
-        object.__setattr__(self, "parameters", complete)
+        object.__setattr__(self, "parameters", entry.complete(self.parameters))
         for name, absent in {"length": 0, "burn_in": -1, "block": 0}.items():
             if getattr(self, name) == absent:
                 object.__setattr__(self, name, getattr(entry, name))
@@ -59,21 +57,18 @@ class Recipe:
         for name in ("trajectories", "length", "block", "coarsen"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("burn_in", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.burn_in < 0:
+            raise ValueError(f"burn_in must not be negative, got {self.burn_in}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be between 0 and 2^63 - 1, got {self.seed}")
+        if self.coarsen > 1 and len(entry.dims) < 3:
+            raise ValueError(f"coarsen must be 1 for {self.system}, got {self.coarsen}")
 
-        state = build.visible(build.prior((0,)))
-        if self.coarsen > 1:
-            if len(entry.dims) < 3:
-                raise ValueError(f"coarsen must be 1 for {self.system}, got {self.coarsen}")
-            state = coarsen(state, self.coarsen)
-        object.__setattr__(self, "_state", tuple(state.shape[1:]))
-
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """The shape of the data set, (n, L, *state)."""
-        return (self.trajectories, self.length, *self._state)  # type: ignore[attr-defined]
+        chain = self.build()
+        return (self.trajectories, self.length, *self.show(chain, chain.prior((0,))).shape[1:])
 
     @property
     def blocks(self) -> int:
@@ -87,6 +82,11 @@ class Recipe:
     def build(self) -> MarkovChain:
         """Builds the system."""
         return build_system(self.system, **self.parameters)
+
+    def show(self, chain: MarkovChain, x: Tensor) -> Tensor:
+        """Returns what is kept of states: what is visible, coarsened."""
+        x = chain.visible(x)
+        return coarsen(x, self.coarsen) if self.coarsen > 1 else x
 
     def differences(self, other: "Recipe") -> list[str]:
         """Says in which options another recipe differs."""
@@ -121,8 +121,7 @@ def simulate_block(recipe: Recipe, index: int) -> np.ndarray:
 
     for i in range(recipe.length):
         x = chain.transition(x, generator=generator)
-        y = chain.visible(x)
-        states[:, i] = coarsen(y, recipe.coarsen) if recipe.coarsen > 1 else y
+        states[:, i] = recipe.show(chain, x)
 
     if not bool(torch.isfinite(states).all()):
         raise RuntimeError(

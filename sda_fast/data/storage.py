@@ -9,7 +9,7 @@ followed by its mark in the dataset `blocks`: a process that dies at any moment 
 without at most the block that it was writing.
 """
 
-__all__ = ["ATTRIBUTES", "FORMAT", "PartFile", "Trajectories"]
+__all__ = ["ATTRIBUTES", "FORMAT", "PartFile", "import_h5py", "opened", "read_header"]
 
 import json
 import os
@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..systems import CATALOGUE, MarkovChain
 from .recipe import Recipe
@@ -48,7 +47,8 @@ ATTRIBUTES = {
 CHUNK = 2**16  # bytes: what a short window of small states reads at once
 
 
-def _h5py() -> Any:
+def import_h5py() -> Any:
+    """Imports h5py, or says which extra it is of."""
     try:
         import h5py
     except ImportError as error:
@@ -59,7 +59,7 @@ def _h5py() -> Any:
 
 
 @contextmanager
-def _opened(path: Path, mode: str) -> Iterator[Any]:
+def opened(path: Path, mode: str) -> Iterator[Any]:
     """Opens a file.
 
     Raises:
@@ -70,7 +70,7 @@ def _opened(path: Path, mode: str) -> Iterator[Any]:
         raise FileNotFoundError(f"no data set {str(path)!r}")
     try:
         # without a cache what is written is written, or fails, at once
-        file = _h5py().File(path, mode, **({"rdcc_nbytes": 0} if mode == "r+" else {}))
+        file = import_h5py().File(path, mode, **({"rdcc_nbytes": 0} if mode == "r+" else {}))
     except BlockingIOError as error:
         raise ValueError(f"{path} is being written by another process: {error}") from error
     except OSError as error:
@@ -79,7 +79,7 @@ def _opened(path: Path, mode: str) -> Iterator[Any]:
         yield file
 
 
-def _header(path: Path, file: Any) -> dict[str, Any]:
+def read_header(path: Path, file: Any) -> dict[str, Any]:
     """Reads and checks a file's attributes and dimensions."""
     kind = file.attrs.get("format")
     if kind != FORMAT:
@@ -97,23 +97,33 @@ def _header(path: Path, file: Any) -> dict[str, Any]:
 
     if attributes["system"] not in CATALOGUE:
         raise ValueError(f"{path} is of an unknown system, {attributes['system']!r}")
-    recipe = Recipe(
-        attributes["system"],
-        json.loads(attributes["parameters"]),
-        trajectories=array.shape[0],
-        length=array.shape[1] if array.ndim > 1 else 1,
-        **{name: int(attributes[name]) for name in ("burn_in", "block", "coarsen", "seed")},
-    )
-    expected = ("trajectory", "time", *CATALOGUE[recipe.system].dims)
-    if dims != expected or array.shape != recipe.shape:
+    expected = ("trajectory", "time", *CATALOGUE[attributes["system"]].dims)
+    if dims != expected or min(array.shape) < 1:
         raise ValueError(
-            f"trajectories of {path} must have dimensions {expected} and shape {recipe.shape}, "
-            f"got {dims} and {array.shape}"
+            f"trajectories of {path} must have dimensions {expected}, got {dims} of shape "
+            f"{array.shape}"
         )
     if array.dtype != np.float32:
         raise ValueError(f"trajectories of {path} must be float32, got {array.dtype}")
 
-    return {**attributes, "recipe": recipe, "dims": dims, "done": file["blocks"][:] > 0}
+    recipe = Recipe(
+        attributes["system"],
+        json.loads(attributes["parameters"]),
+        trajectories=array.shape[0],
+        length=array.shape[1],
+        **{name: int(attributes[name]) for name in ("burn_in", "block", "coarsen", "seed")},
+    )
+    blocks = file["blocks"][:]
+    if blocks.shape != (recipe.blocks,):
+        raise ValueError(f"blocks of {path} must have shape {(recipe.blocks,)}, got {blocks.shape}")
+
+    return {
+        **attributes,
+        "recipe": recipe,
+        "dims": dims,
+        "shape": array.shape,
+        "done": blocks > 0,
+    }
 
 
 class PartFile:
@@ -134,15 +144,15 @@ class PartFile:
 
         if not self.part.exists():
             self._create()
-        with _opened(self.part, "r") as file:
-            header = _header(self.part, file)
+        with opened(self.part, "r") as file:
+            header = read_header(self.part, file)
         if differences := header["recipe"].differences(recipe):
             raise ValueError(f"{self.part} is of another command: {'; '.join(differences)}")
         self.done: np.ndarray = header["done"]
 
     def _create(self) -> None:
         """Lays down the structure of the file."""
-        h5py, recipe = _h5py(), self.recipe
+        h5py, recipe = import_h5py(), self.recipe
         size = 4 * int(np.prod(recipe.shape))
         free = shutil.disk_usage(self.path.parent).free
         if free < size:
@@ -189,7 +199,7 @@ class PartFile:
             new.unlink(missing_ok=True)
 
     def __enter__(self) -> "PartFile":
-        self._context = _opened(self.part, "r+")
+        self._context = opened(self.part, "r+")
         self._file = self._context.__enter__()
         return self
 
@@ -261,111 +271,3 @@ def _standardisation(recipe: Recipe, array: Any) -> tuple[np.ndarray, np.ndarray
     mean = average(lambda x: x)
     std = np.sqrt(average(lambda x: (x - mean) ** 2))
     return mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
-
-
-class Trajectories:
-    """A data set on disk, of which only what is asked for is read.
-
-    It can be pickled, and every process that uses it opens the file by itself.
-
-    Arguments:
-        path: The file.
-        system: The name of the system that it must be of, if not any.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a complete data set, or of another system.
-        ImportError: h5py is missing.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], *, system: str | None = None):
-        self.path = Path(path)
-        with _opened(self.path, "r") as file:
-            header = _header(self.path, file)
-
-        self.recipe: Recipe = header["recipe"]
-        self.dims: tuple[str, ...] = header["dims"]
-        self.dt, self.units, self.version = header["dt"], header["units"], header["version"]
-        done = header["done"]
-
-        if system is not None and self.recipe.system != system:
-            raise ValueError(f"{path} must be of {system!r}, but is of {self.recipe.system!r}")
-        if not done.all():
-            raise ValueError(f"{path} is not complete: {done.sum()} of {len(done)} blocks")
-
-        state = self.shape[2:]
-        self.mean, self.std = (torch.from_numpy(header[name]) for name in ("mean", "std"))
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if value.shape != state[:1] or not bool(torch.isfinite(value).all()):
-                raise ValueError(f"{name} of {path} must be finite, of shape {state[:1]}: {value}")
-
-        self._file: Any = None
-        self._process = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the data set, (n, L, *state)."""
-        return self.recipe.shape
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, key: Any) -> Tensor:
-        """Reads states in physical units, by what can index an HDF5 dataset.
-
-        Raises:
-            ValueError: They are not finite, or cannot be read.
-        """
-        if self._file is None or self._process != os.getpid():
-            self._file, self._process = _h5py().File(self.path, "r"), os.getpid()
-        try:
-            x = self._file["trajectories"][key]
-        except OSError as error:
-            raise ValueError(
-                f"trajectories {key} of {self.path} cannot be read: {error}"
-            ) from error
-        if not np.isfinite(x).all():
-            raise ValueError(f"trajectories {key} of {self.path} are not finite")
-
-        return torch.from_numpy(np.asarray(x))
-
-    def _channels(self, value: Tensor, x: Tensor) -> Tensor:
-        return value.to(x).reshape(-1, *(1 for _ in self.shape[3:]))
-
-    def preprocess(self, x: Tensor) -> Tensor:
-        """Standardises physical states (*, *state)."""
-        return (x - self._channels(self.mean, x)) / self._channels(self.std, x)
-
-    def postprocess(self, x: Tensor) -> Tensor:
-        """Maps standardised states (*, *state) to physical ones."""
-        return self._channels(self.mean, x) + self._channels(self.std, x) * x
-
-    def split(self, name: str, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> range:
-        """Returns the trajectories that train, validate or test: always the same ones.
-
-        Arguments:
-            name: "train", "valid" or "test", which follow each other in the file; or "all".
-            fractions: The parts of the trajectories, of sum 1.
-
-        Raises:
-            ValueError: There is no such split, or it is empty.
-        """
-        names = ("train", "valid", "test")
-        if name == "all":
-            return range(len(self))
-        if name not in names:
-            raise ValueError(f"split must be one of {', '.join(names)} or all, got {name!r}")
-        if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-            raise ValueError(f"fractions must be positive and of sum 1, got {fractions}")
-
-        i = names.index(name)
-        start, stop = (round(len(self) * sum(fractions[:k])) for k in (i, i + 1))
-        if start == stop:
-            raise ValueError(
-                f"the split {name!r} of {len(self)} trajectories by {fractions} is empty"
-            )
-        return range(start, stop)

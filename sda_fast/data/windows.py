@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .storage import Trajectories
+from .trajectories import Trajectories
 
 
 class Windows(Dataset[tuple[Tensor, Tensor]]):

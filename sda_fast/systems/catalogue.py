@@ -35,6 +35,23 @@ class Entry:
     units: str = "dimensionless"
     dims: tuple[str, ...] = ("channel",)
 
+    def complete(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Returns all arguments of the class, where only some are given.
+
+        Raises:
+            ValueError: There is no such argument.
+        """
+        for name in parameters:
+            if name not in self.parameters:
+                raise ValueError(
+                    f"a parameter of {self.system.__name__} must be one of "
+                    f"{', '.join(self.parameters)}, got {name!r}"
+                )
+        return {
+            name: type(default)(parameters.get(name, default))
+            for name, default in self.parameters.items()
+        }
+
 
 #: The systems that data sets are made of.
 CATALOGUE: dict[str, Entry] = {
@@ -97,10 +114,4 @@ def build_system(name: str, **parameters: Any) -> MarkovChain:
         raise ValueError(f"system must be one of {', '.join(CATALOGUE)}, got {name!r}")
 
     entry = CATALOGUE[name]
-    for key in parameters:
-        if key not in entry.parameters:
-            raise ValueError(
-                f"a parameter of {name} must be one of {', '.join(entry.parameters)}, got {key!r}"
-            )
-
-    return entry.system(**entry.parameters | parameters)
+    return entry.system(**entry.complete(parameters))

@@ -128,7 +128,7 @@ class KolmogorovFlow(MarkovChain):
             raise ValueError(f"reynolds must be positive, got {reynolds}")
 
         self.size, self.dt, self.reynolds = size, dt, reynolds
-        _import_jax()
+        _import_jax()  # fails here rather than in the first state
 
     def _each(self, which: int, inputs: np.ndarray, shape: Sequence[int]) -> Tensor:
         """Calls one of the solver's functions on each input and stacks what it returns as

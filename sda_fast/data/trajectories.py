@@ -1,0 +1,121 @@
+"""Data sets on disk, read lazily."""
+
+__all__ = ["Trajectories"]
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .recipe import Recipe
+from .storage import import_h5py, opened, read_header
+
+
+class Trajectories:
+    """A data set on disk, of which only what is asked for is read.
+
+    It can be pickled, and every process that uses it opens the file by itself.
+
+    Arguments:
+        path: The file.
+        system: The name of the system that it must be of, if not any.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a complete data set, or of another system.
+        ImportError: h5py is missing.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, system: str | None = None):
+        self.path = Path(path)
+        with opened(self.path, "r") as file:
+            header = read_header(self.path, file)
+
+        self.recipe: Recipe = header["recipe"]
+        self.dims: tuple[str, ...] = header["dims"]
+        #: The shape of the data set, (n, L, *state).
+        self.shape: tuple[int, ...] = header["shape"]
+        self.dt, self.units, self.version = header["dt"], header["units"], header["version"]
+        done = header["done"]
+
+        if system is not None and self.recipe.system != system:
+            raise ValueError(f"{path} must be of {system!r}, but is of {self.recipe.system!r}")
+        if not done.all():
+            raise ValueError(f"{path} is not complete: {done.sum()} of {len(done)} blocks")
+
+        state = self.shape[2:]
+        self.mean, self.std = (torch.from_numpy(header[name]) for name in ("mean", "std"))
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value.shape != state[:1] or not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name} of {path} must be finite, of shape {state[:1]}: {value}")
+
+        self._file: Any = None
+        self._process = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Tensor:
+        """Reads states in physical units, by what can index an HDF5 dataset.
+
+        Raises:
+            ValueError: They are not finite, or cannot be read.
+        """
+        if self._file is None or self._process != os.getpid():
+            self._file, self._process = import_h5py().File(self.path, "r"), os.getpid()
+        try:
+            x = self._file["trajectories"][key]
+        except OSError as error:
+            raise ValueError(
+                f"trajectories {key} of {self.path} cannot be read: {error}"
+            ) from error
+        if not np.isfinite(x).all():
+            raise ValueError(f"trajectories {key} of {self.path} are not finite")
+
+        return torch.from_numpy(np.asarray(x))
+
+    def _channels(self, value: Tensor, x: Tensor) -> Tensor:
+        return value.to(x).reshape(-1, *(1 for _ in self.shape[3:]))
+
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Standardises physical states (*, *state)."""
+        return (x - self._channels(self.mean, x)) / self._channels(self.std, x)
+
+    def postprocess(self, x: Tensor) -> Tensor:
+        """Maps standardised states (*, *state) to physical ones."""
+        return self._channels(self.mean, x) + self._channels(self.std, x) * x
+
+    def split(self, name: str, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> range:
+        """Returns the trajectories that train, validate or test: always the same ones.
+
+        Arguments:
+            name: "train", "valid" or "test", which follow each other in the file; or "all".
+            fractions: The parts of the trajectories, of sum 1.
+
+        Raises:
+            ValueError: There is no such split, or it is empty.
+        """
+        names = ("train", "valid", "test")
+        if name == "all":
+            return range(len(self))
+        if name not in names:
+            raise ValueError(f"split must be one of {', '.join(names)} or all, got {name!r}")
+        if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+            raise ValueError(
+                f"fractions must be three numbers, none negative, of sum 1, got {fractions}"
+            )
+
+        i = names.index(name)
+        start, stop = (round(len(self) * sum(fractions[:k])) for k in (i, i + 1))
+        if start == stop:
+            raise ValueError(
+                f"the split {name!r} of {len(self)} trajectories by {fractions} is empty"
+            )
+        return range(start, stop)
