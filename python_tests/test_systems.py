@@ -15,17 +15,25 @@ from sda_fast import (
     LotkaVolterra,
     MarkovChain,
     NoisyLorenz63,
+    TwoScaleLorenz96,
 )
 from sda_fast.evaluation import LinearGaussianChain
+from sda_fast.systems import CATALOGUE, build_system
 
 SYSTEMS: dict[str, tuple[MarkovChain, int]] = {
     "spring": (DampedSpring(), 4),
     "lorenz63": (Lorenz63(dt=0.025), 3),
     "noisy lorenz63": (NoisyLorenz63(dt=0.025), 3),
     "lorenz96": (Lorenz96(n=12), 12),
+    "two scales": (TwoScaleLorenz96(n=8, J=3), 32),
     "lotka-volterra": (LotkaVolterra(), 2),
 }
-ODES = {"lorenz63": Lorenz63, "lorenz96": Lorenz96, "lotka-volterra": LotkaVolterra}
+ODES = {
+    "lorenz63": Lorenz63,
+    "lorenz96": Lorenz96,
+    "two scales": TwoScaleLorenz96,
+    "lotka-volterra": LotkaVolterra,
+}
 
 
 def generator(seed: int = 0) -> Generator:
@@ -130,7 +138,7 @@ def test_fourth_order(name: str):
 def test_steps_within_a_transition(name: str):
     x = ODES[name]().prior((4,), generator=generator()).double()
     once = ODES[name](dt=0.02, steps=2).transition(x)
-    chain = ODES[name](dt=0.01)
+    chain = ODES[name](dt=0.01, steps=1)
     torch.testing.assert_close(chain.transition(chain.transition(x)), once)
 
 
@@ -189,6 +197,24 @@ def test_lorenz63_attractor(system: type[Lorenz63], mean: float, std: tuple[floa
     standard = chain.preprocess(states)
     assert standard.mean(0).abs().max() < 0.25
     assert standard.std(0).tolist() == pytest.approx([1.0, 1.0, 1.0], abs=0.03)
+
+
+def test_lorenz63_symmetry():
+    """(a, b, c) -> (-a, -b, c) maps trajectories to trajectories."""
+    chain = Lorenz63(dt=0.025)
+    mirror = torch.tensor([-1.0, -1.0, 1.0])
+    x = chain.prior((8,), generator=generator())
+    trajectory = chain.trajectory(x, 200)
+    assert torch.equal(chain.trajectory(mirror * x, 200), mirror * trajectory)
+    assert not torch.equal(trajectory[..., 0], -trajectory[..., 0])
+
+
+def test_lorenz63_volume():
+    """The divergence of the flow is -(sigma + 1 + beta), everywhere: volumes shrink."""
+    chain = Lorenz63()
+    for x in chain.prior((4,), generator=generator()).double():
+        jacobian = torch.autograd.functional.jacobian(chain.f, x)
+        assert float(jacobian.trace()) == pytest.approx(-(10 + 1 + 8 / 3))
 
 
 def test_lorenz63_prior():
@@ -271,6 +297,132 @@ def test_lorenz96():
     torch.testing.assert_close((x * f).sum(-1), -(x**2).sum(-1) + 16 * x.sum(-1))
     rest = torch.full((7,), 16.0)
     assert torch.equal(chain.f(rest), torch.zeros(7))
+
+
+def test_lorenz96_conserves_energy():
+    """Without forcing and drag: the advection alone, integrated."""
+
+    class Advection(Lorenz96):
+        def f(self, x: Tensor) -> Tensor:
+            return super().f(x) + x - self.F
+
+    chain = Advection(n=40, F=8.0, dt=0.01)
+    x = 3 * chain.prior((4,), generator=generator()).double()
+    trajectory = chain.trajectory(x, 100)
+    energy = trajectory.square().sum(-1)
+    torch.testing.assert_close(energy, x.square().sum(-1).expand(100, 4), rtol=1e-4, atol=0)
+    assert ((trajectory[-1] - x).norm(dim=-1) > 10).all()  # while the state changes
+
+
+def test_lorenz96_climatology():
+    """Mean 2.34 and standard deviation 3.64 at F = 8, as in the literature, the same at all sites.
+
+    Means over 64 trajectories of 50 time units: their standard errors are below 0.01 over all
+    sites, and about 0.05 at one.
+    """
+    chain = Lorenz96(n=40, F=8.0, dt=0.05)
+    x = chain.prior((64,), generator=generator())
+    x = chain.trajectory(x, 200, last=True)
+    states = chain.trajectory(x, 1000)
+    assert float(states.mean()) == pytest.approx(2.34, abs=0.03)
+    assert float(states.std()) == pytest.approx(3.64, abs=0.03)
+    assert (states.mean(dim=(0, 1)) - 2.34).abs().max() < 0.25
+
+
+def test_two_scales():
+    """Lorenz's equations, site by site, in his own numbering: both circles run the other way."""
+    n, J, F, h, b, c = 5, 4, 7.0, 0.8, 6.0, 9.0
+    chain = TwoScaleLorenz96(n=n, J=J, F=F, h=h, b=b, c=c)
+    state = chain.prior((), generator=generator()).double()
+    x, y = state[:n].flip(0), state[n:].flip(0)
+
+    slow, fast = torch.empty(n).double(), torch.empty(n * J).double()
+    for k in range(n):
+        slow[k] = -x[k - 1] * (x[k - 2] - x[(k + 1) % n]) - x[k] + F
+        slow[k] -= h * c / b * y[k * J : (k + 1) * J].sum()
+    for m in range(n * J):
+        following, after = y[(m + 1) % (n * J)], y[(m + 2) % (n * J)]
+        fast[m] = -c * b * following * (after - y[m - 1]) - c * y[m] + h * c / b * x[m // J]
+
+    torch.testing.assert_close(chain.f(state), torch.cat((slow.flip(0), fast.flip(0))))
+
+
+def test_two_scales_energy():
+    """d/dt (|x|^2 + |y|^2) / 2 = -|x|^2 - c |y|^2 + F sum(x): the rest conserves it."""
+    chain = TwoScaleLorenz96(n=6, J=3, F=7.0, h=0.8, b=6.0, c=9.0)
+    state = chain.prior((4,), generator=generator()).double()
+    x, y = state[:, :6], state[:, 6:]
+    expected = -(x**2).sum(-1) - 9 * (y**2).sum(-1) + 7 * x.sum(-1)
+    torch.testing.assert_close((state * chain.f(state)).sum(-1), expected)
+
+
+def test_two_scales_apart():
+    """Uncoupled, the slow sites are the system of one scale."""
+    chain, slow = TwoScaleLorenz96(h=0.0), Lorenz96(n=36, F=10.0, dt=0.05, steps=10)
+    x = chain.prior((3,), generator=generator())
+    torch.testing.assert_close(chain.transition(x)[:, :36], slow.transition(x[:, :36]))
+    assert (chain.trajectory(x, 100, last=True)[:, 36:].abs() < 0.2).all()
+
+
+def test_two_scales_hidden():
+    """Only the slow sites are shown, and they alone do not determine what follows."""
+    chain, hidden = TwoScaleLorenz96(), TwoScaleLorenz96(hidden=True)
+    x = chain.trajectory(chain.prior((3,), generator=generator()), 50, last=True)
+    assert hidden.prior((3,)).shape == (3, 396)
+    trajectory = hidden.trajectory(x, 20)
+    assert trajectory.shape == (20, 3, 36)
+    assert torch.equal(trajectory, chain.trajectory(x, 20)[..., :36])
+
+    # from the last state, which is whole, it goes on
+    last = hidden.trajectory(x, 10, last=True)
+    assert torch.equal(hidden.trajectory(last, 10), trajectory[10:])
+
+    other = torch.cat((x[:, :36], x[:, 36:].flip(0)), dim=-1)
+    assert (hidden.trajectory(other, 1)[0] - trajectory[0]).abs().max() > 0.01
+
+
+def test_two_scales_climate():
+    """The slow sites vary by far more than the fast, and stay bounded with the default steps."""
+    chain = TwoScaleLorenz96()
+    x = chain.prior((16,), generator=generator())
+    states = chain.trajectory(chain.trajectory(x, 100, last=True), 200)
+    slow, fast = states[..., :36], states[..., 36:]
+    assert slow.abs().max() < 20
+    assert 2 < slow.std() < 5
+    assert 0.05 < fast.std() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"J": 0}, "J must be at least 1"), ({"b": 0.0}, "b must be positive")],
+)
+def test_two_scales_bad_arguments(arguments: dict[str, float], message: str):
+    with pytest.raises(ValueError, match=message):
+        TwoScaleLorenz96(**arguments)
+
+
+# By name
+
+
+@pytest.mark.parametrize("name", [name for name in CATALOGUE if name != "kolmogorov"])
+def test_catalogue(name: str):
+    """Every parameter of a system is in it, and is what the system then has."""
+    entry = CATALOGUE[name]
+    chain = build_system(name)
+    assert type(chain) is entry.system
+    assert not hasattr(chain, "steps") or "steps" in entry.parameters
+    changed = {key: 2 * value for key, value in entry.parameters.items() if key != "hidden"}
+    chain = build_system(name, **changed)
+    for key, value in changed.items():
+        assert name == "damped_spring" or getattr(chain, key) == value
+    assert chain.prior((2,)).ndim == 1 + len(entry.dims)
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match=r"system must be one of lorenz63, .*, got 'lorenz64'"):
+        build_system("lorenz64")
+    with pytest.raises(ValueError, match=r"parameter of Lorenz96 must be one of n, .*, got 'J'"):
+        build_system("lorenz96", J=3)
 
 
 def test_lotka_volterra():

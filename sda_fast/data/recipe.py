@@ -90,12 +90,16 @@ class Recipe:
 
     def differences(self, other: "Recipe") -> list[str]:
         """Says in which options another recipe differs."""
-        mine, theirs = ({**(d := asdict(r)), **d.pop("parameters")} for r in (self, other))
+        mine, theirs = self._options(), other._options()
         return [
             f"{key} is {mine.get(key)!r}, now {theirs.get(key)!r}"
             for key in {**mine, **theirs}
             if mine.get(key) != theirs.get(key)
         ]
+
+    def _options(self) -> dict[str, Any]:
+        options = asdict(self)
+        return {**options.pop("parameters"), **options}
 
 
 def simulate_block(recipe: Recipe, index: int) -> np.ndarray:

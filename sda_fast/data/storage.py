@@ -9,7 +9,7 @@ followed by its mark in the dataset `blocks`: a process that dies at any moment 
 without at most the block that it was writing.
 """
 
-__all__ = ["ATTRIBUTES", "FORMAT", "PartFile", "import_h5py", "opened", "read_header"]
+__all__ = ["ATTRIBUTES", "FORMAT", "PartFile", "import_h5py", "opened", "read_header", "reason"]
 
 import json
 import os
@@ -58,6 +58,11 @@ def import_h5py() -> Any:
     return h5py
 
 
+def reason(error: OSError) -> str:
+    """Says in one line why HDF5 failed."""
+    return os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+
+
 @contextmanager
 def opened(path: Path, mode: str) -> Iterator[Any]:
     """Opens a file.
@@ -72,9 +77,9 @@ def opened(path: Path, mode: str) -> Iterator[Any]:
         # without a cache what is written is written, or fails, at once
         file = import_h5py().File(path, mode, **({"rdcc_nbytes": 0} if mode == "r+" else {}))
     except BlockingIOError as error:
-        raise ValueError(f"{path} is being written by another process: {error}") from error
+        raise ValueError(f"{path} is being written by another process") from error
     except OSError as error:
-        raise ValueError(f"{path} is not a whole HDF5 file: {error}") from error
+        raise ValueError(f"{path} is not a whole HDF5 file: {reason(error)}") from error
     with file:
         yield file
 
@@ -106,9 +111,14 @@ def read_header(path: Path, file: Any) -> dict[str, Any]:
     if array.dtype != np.float32:
         raise ValueError(f"trajectories of {path} must be float32, got {array.dtype}")
 
+    try:
+        parameters = json.loads(attributes["parameters"])
+    except ValueError as error:
+        raise ValueError(f"parameters of {path} are not JSON: {error}") from error
+
     recipe = Recipe(
         attributes["system"],
-        json.loads(attributes["parameters"]),
+        parameters,
         trajectories=array.shape[0],
         length=array.shape[1],
         **{name: int(attributes[name]) for name in ("burn_in", "block", "coarsen", "seed")},
@@ -237,7 +247,7 @@ class PartFile:
             self._file.flush()
         except OSError as error:
             raise OSError(
-                f"block {index} could not be written to {self.part} ({error}): the "
+                f"block {index} could not be written to {self.part} ({reason(error)}): the "
                 f"{int(self.done.sum())} before it are kept, and the same command goes on from them"
             ) from error
         self.done[index] = True

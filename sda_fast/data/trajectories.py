@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .recipe import Recipe
-from .storage import import_h5py, opened, read_header
+from .storage import import_h5py, opened, read_header, reason
 
 
 class Trajectories:
@@ -74,7 +74,7 @@ class Trajectories:
             x = self._file["trajectories"][key]
         except OSError as error:
             raise ValueError(
-                f"trajectories {key} of {self.path} cannot be read: {error}"
+                f"trajectories {key} of {self.path} cannot be read: {reason(error)}"
             ) from error
         if not np.isfinite(x).all():
             raise ValueError(f"trajectories {key} of {self.path} are not finite")
