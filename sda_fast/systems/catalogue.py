@@ -65,7 +65,7 @@ CATALOGUE: dict[str, Entry] = {
         {"n": 40, "F": 8.0, "dt": 0.05, "steps": 1},
         units="dimensionless; a time of 1 is 5 days",
     ),
-    # Lorenz (1996), section 4
+    # Lorenz (1996), his two-scale model
     "lorenz96_two_scale": Entry(
         TwoScaleLorenz96,
         {

@@ -56,7 +56,7 @@ class TwoScaleLorenz96(DiscreteODE):
     not a Markov chain: with `hidden`, they are all that :meth:`trajectory` shows.
 
     References:
-        | Predictability: a problem partly solved (Lorenz, 1996), section 4
+        | Predictability: a problem partly solved (Lorenz, 1996)
 
     Arguments:
         n: The number of slow sites.
