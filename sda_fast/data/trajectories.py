@@ -54,10 +54,11 @@ class Trajectories:
                 raise ValueError(f"{name} of {path} must be finite, of shape {state[:1]}: {value}")
 
         self._file: Any = None
+        self._array: Any = None
         self._process = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
+        return {**self.__dict__, "_file": None, "_array": None}
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -70,8 +71,9 @@ class Trajectories:
         """
         if self._file is None or self._process != os.getpid():
             self._file, self._process = import_h5py().File(self.path, "r"), os.getpid()
+            self._array = self._file["trajectories"]
         try:
-            x = self._file["trajectories"][key]
+            x = self._array[key]
         except OSError as error:
             raise ValueError(
                 f"trajectories {key} of {self.path} cannot be read: {reason(error)}"
