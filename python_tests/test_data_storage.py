@@ -149,14 +149,23 @@ def test_kolmogorov(tmp_path: Path):
         ("lorenz63", {"F": 8.0}, {}, "parameter of NoisyLorenz63 must be one of sigma.*, got 'F'"),
         ("lorenz63", {}, {"coarsen": 2}, "coarsen must be 1 for lorenz63, got 2"),
         ("lorenz63", {}, {"trajectories": 0}, "trajectories must be at least 1, got 0"),
-        ("lorenz63", {}, {"length": -1}, "length must be at least 1, got -1"),
-        ("lorenz63", {}, {"burn_in": -2}, "burn_in must not be negative, got -2"),
+        ("lorenz63", {}, {"length": 0}, "length must be at least 1, got 0"),
+        ("lorenz63", {}, {"block": 0}, "block must be at least 1, got 0"),
+        ("lorenz63", {}, {"burn_in": -1}, "burn_in must not be negative, got -1"),
         ("lorenz63", {}, {"seed": -1}, r"seed must be between 0 and 2\^63 - 1, got -1"),
     ],
 )
 def test_bad_recipe(system: str, parameters: dict, options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         recipe(system, parameters, **options)
+
+
+def test_default_recipe():
+    """What the catalogue says."""
+    for name, entry in CATALOGUE.items():
+        made = Recipe(name, {})
+        assert (made.length, made.burn_in, made.block) == (entry.length, entry.burn_in, entry.block)
+        assert made.parameters == entry.parameters
 
 
 # Interruptions
@@ -469,7 +478,13 @@ def test_bad_splits(data: Path, name: str, fractions: tuple, message: str):
 # The command line
 
 
-def test_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_command(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("XLA_FLAGS", "")  # which the command would set
     out = tmp_path / "data.h5"
     words = ["simulate", "lorenz96", "--out", str(out)]
     for name, value in SMALL.items():

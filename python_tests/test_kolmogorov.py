@@ -128,7 +128,7 @@ def test_solver_is_compiled_once():
     for shape in ((), (3,)):
         chain = KolmogorovFlow(16, dt=0.05)
         chain.transition(chain.prior(shape))
-    assert kolmogorov._solver(16, 0.05, 1000.0)[1]._cache_size() == 1
+    assert kolmogorov._solver(16, 0.05, 1000.0).transition._cache_size() == 1
 
 
 def test_coarse_states_keep_the_large_scales(chain: KolmogorovFlow):

@@ -38,9 +38,9 @@ class Recipe:
     system: str
     parameters: dict[str, Any]
     trajectories: int = 1024
-    length: int = 0
-    burn_in: int = -1
-    block: int = 0
+    length: int = None  # type: ignore[assignment]
+    burn_in: int = None  # type: ignore[assignment]
+    block: int = None  # type: ignore[assignment]
     coarsen: int = 1
     seed: int = 0
 
@@ -50,8 +50,8 @@ class Recipe:
         entry = CATALOGUE[self.system]
 
         object.__setattr__(self, "parameters", entry.complete(self.parameters))
-        for name, absent in {"length": 0, "burn_in": -1, "block": 0}.items():
-            if getattr(self, name) == absent:
+        for name in ("length", "burn_in", "block"):
+            if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(entry, name))
 
         for name in ("trajectories", "length", "block", "coarsen"):

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,10 +41,17 @@ def _import_jax() -> tuple[Any, Any]:
     return jax, jax_cfd.base
 
 
+class _Solver(NamedTuple):
+    """Compiled functions of one state (2, N, N): from a random key to it, and from it to the
+    next."""
+
+    prior: Callable
+    transition: Callable
+
+
 @lru_cache(maxsize=8)
-def _solver(size: int, dt: float, reynolds: float) -> tuple[Callable, Callable]:
-    """Compiles the solver: functions of a key to an initial state (2, size, size), and of a state
-    to the next. Flows of the same parameters share them."""
+def _solver(size: int, dt: float, reynolds: float) -> _Solver:
+    """Builds a solver, which flows of the same parameters share."""
     jax, cfd = _import_jax()
 
     grid = cfd.grids.Grid((size, size), domain=((0, 2 * math.pi), (0, 2 * math.pi)))
@@ -85,7 +92,7 @@ def _solver(size: int, dt: float, reynolds: float) -> tuple[Callable, Callable]:
             velocity = cfd.initial_conditions.wrap_variables((x[0], x[1]), grid, (periodic,) * 2)
             return stack(integrate(velocity))
 
-    return jax.jit(prior), jax.jit(transition)
+    return _Solver(jax.jit(prior), jax.jit(transition))
 
 
 class KolmogorovFlow(MarkovChain):
@@ -130,14 +137,13 @@ class KolmogorovFlow(MarkovChain):
         self.size, self.dt, self.reynolds = size, dt, reynolds
         _import_jax()  # fails here rather than in the first state
 
-    def _each(self, which: int, inputs: np.ndarray, shape: Sequence[int]) -> Tensor:
-        """Calls one of the solver's functions on each input and stacks what it returns as
-        (*shape, 2, N, N)."""
+    def _solve(self, name: str, inputs: np.ndarray, shape: Sequence[int]) -> Tensor:
+        """Calls a function of the solver on each input and stacks the states, (*shape, 2, N, N)."""
         from jax.experimental import disable_x64
 
         states = np.empty((len(inputs), 2, self.size, self.size), np.float32)
         with disable_x64():  # the same numbers whatever else uses jax
-            function = _solver(self.size, float(self.dt), float(self.reynolds))[which]
+            function = getattr(_solver(self.size, float(self.dt), float(self.reynolds)), name)
             for state, value in zip(states, inputs, strict=True):
                 state[:] = function(value)
 
@@ -148,10 +154,10 @@ class KolmogorovFlow(MarkovChain):
         about 4, with shape (*shape, 2, N, N)."""
         # a key of two 32-bit words for each state
         keys = torch.randint(2**32, (torch.Size(shape).numel(), 2), generator=generator)
-        return self._each(0, keys.numpy().astype(np.uint32), shape)
+        return self._solve("prior", keys.numpy().astype(np.uint32), shape)
 
     def transition(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Integrates states (*, 2, N, N) over a time `dt`.
+        """Integrates states (*, 2, N, N) over a time `dt`. They are computed in float32.
 
         Raises:
             ValueError: The shape of x is another.
@@ -162,7 +168,7 @@ class KolmogorovFlow(MarkovChain):
             )
 
         states = x.detach().to("cpu", torch.float32).reshape(-1, 2, self.size, self.size).numpy()
-        return self._each(1, states, x.shape[:-3]).to(x.device)
+        return self._solve("transition", states, x.shape[:-3]).to(x.device)
 
     @staticmethod
     def coarsen(x: Tensor, r: int = 2) -> Tensor:
