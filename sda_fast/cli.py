@@ -91,9 +91,11 @@ def _add_simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
             system.add_argument(_flag(option), type=int, default=number, help=text)
         for option, default in entry.parameters.items():
             if isinstance(default, bool):
-                system.add_argument(_flag(option), action="store_true", help=" ")
+                system.add_argument(_flag(option), action="store_true", help="of the system")
             else:
-                system.add_argument(_flag(option), type=type(default), default=default, help=" ")
+                system.add_argument(
+                    _flag(option), type=type(default), default=default, help="of the system"
+                )
 
 
 def _flag(name: str) -> str:
