@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/number.h"
 #include "kernels/philox.h"
 
 namespace sda_fast {
@@ -66,8 +67,9 @@ inline int64_t size_from(const Tensor& t, int64_t first) {
 
 inline void check_state(const char* name, const Tensor& t, int64_t min_dim) {
   const ScalarType type = t.scalar_type();
-  check(type == ScalarType::Float || type == ScalarType::Double, name,
-        " must be float32 or float64, but is ", dtype_of(t), ".");
+  check(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::BFloat16 ||
+            type == ScalarType::Half,
+        name, " must be float32, float64, bfloat16 or float16, but is ", dtype_of(t), ".");
   check(t.dim() >= min_dim, name, " must have at least ", min_dim, " dimension(s), but has shape ",
         shape_of(t), ".");
 }
@@ -166,10 +168,15 @@ struct InPlace {
 // Calls f with a value of the tensor's type.
 template <typename F>
 void dispatch(const Tensor& t, const F& f) {
-  if (t.scalar_type() == ScalarType::Double) {
-    f(double{});
-  } else {
-    f(float{});
+  switch (t.scalar_type()) {
+    case ScalarType::Double:
+      return f(double{});
+    case ScalarType::BFloat16:
+      return f(BFloat16{});
+    case ScalarType::Half:
+      return f(Float16{});
+    default:
+      return f(float{});
   }
 }
 

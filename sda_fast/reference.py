@@ -2,7 +2,8 @@ r"""The operators in pure PyTorch: the oracle that the native kernels are tested
 
 Each function has the name, the arguments and the meaning of the native operator in
 :mod:`sda_fast.ops`. They run on any device and in any floating-point type, are differentiable, and
-favour clarity: in float64 they say what the numbers should be.
+favour clarity: in float64 they say what the numbers should be. Of bfloat16 and float16 they compute
+in float32 and round the result once.
 
 Windows and compositions are described by two integer tensors, the rows of a
 :class:`sda_fast.composition.Plan`:
@@ -28,6 +29,11 @@ import torch
 from torch import Tensor
 
 MASK32 = 0xFFFFFFFF
+
+
+def _widen(x: Tensor) -> Tensor:
+    """Returns a tensor of a half type in float32, in which its arithmetic is done."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _rows(start: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,12 +81,13 @@ def compose(windows: Tensor, start: Tensor, weight: Tensor, length: int) -> Tens
         The trajectories, with shape :math:`(B, L, C, *)`.
     """
     n, j, i = _rows(start, weight)
-    windows = windows.unflatten(2, (weight.shape[1], -1))
+    dtype = windows.dtype
+    windows = _widen(windows).unflatten(2, (weight.shape[1], -1))
     scale = weight[n, j].to(windows.dtype).reshape(-1, *(1,) * (windows.ndim - 3))
 
     x = windows.new_zeros(windows.shape[0], length, *windows.shape[3:])
 
-    return x.index_add(1, i, scale * windows[:, n, j])
+    return x.index_add(1, i, scale * windows[:, n, j]).to(dtype)
 
 
 def predictor(x: Tensor, eps: Tensor, r: float, b: float) -> Tensor:
@@ -92,7 +99,7 @@ def predictor(x: Tensor, eps: Tensor, r: float, b: float) -> Tensor:
         r: The ratio :math:`\mu(t') / \mu(t)`.
         b: The difference :math:`\sigma(t') - r \sigma(t)`.
     """
-    return r * x + b * eps
+    return (r * _widen(x) + b * _widen(eps)).to(x.dtype)
 
 
 def predictor_(x: Tensor, eps: Tensor, r: float, b: float) -> None:
@@ -130,13 +137,14 @@ def langevin(
         correction: The number of this correction among those of its step.
         first_sample: The number of the first sample of the batch.
     """
+    dtype, x, eps = x.dtype, _widen(x), _widen(eps)
     z = torch.empty_like(x)
     philox_normal_(z, seed=seed, step=step, correction=correction, first_sample=first_sample)
 
     mean = eps.flatten(1).square().mean(dim=1).reshape(-1, *(1,) * (x.ndim - 1))
     delta = torch.where(mean == 0, 0.0, tau / torch.where(mean == 0, 1.0, mean))
 
-    return x - sigma * (delta * eps + torch.sqrt(2 * delta) * z)
+    return (x - sigma * (delta * eps + torch.sqrt(2 * delta) * z)).to(dtype)
 
 
 def langevin_(

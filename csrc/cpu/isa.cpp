@@ -17,7 +17,8 @@ struct Choice {
 // What each table was compiled for, feature by feature: see CMakeLists.txt.
 bool has_avx2() {
 #ifdef SDA_FAST_X86
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
 #else
   return false;
 #endif

@@ -12,6 +12,6 @@ constexpr Loops<T> all() {
 }
 
 extern const LoopTable table;  // constants are otherwise local to their file
-constinit const LoopTable table = {all<float>(), all<double>()};
+constinit const LoopTable table = {all<float>(), all<double>(), all<BFloat16>(), all<Float16>()};
 
 }  // namespace sda_fast::SDA_FAST_VARIANT

@@ -27,6 +27,8 @@ struct Loops {
 struct LoopTable {
   Loops<float> float32;
   Loops<double> float64;
+  Loops<BFloat16> bfloat16;
+  Loops<Float16> float16;
 };
 
 // Of tiles.cpp, which is compiled with contraction: products and sums become fused multiply-adds.
@@ -68,6 +70,14 @@ inline const Loops<float>& loops_of<float>() {
 template <>
 inline const Loops<double>& loops_of<double>() {
   return loops().float64;
+}
+template <>
+inline const Loops<BFloat16>& loops_of<BFloat16>() {
+  return loops().bfloat16;
+}
+template <>
+inline const Loops<Float16>& loops_of<Float16>() {
+  return loops().float16;
 }
 
 }  // namespace sda_fast

@@ -10,12 +10,10 @@ namespace {
 // All contiguous; out may be x.
 void run(const Tensor& x, const Tensor& eps, double r, double b, const Tensor& out) {
   dispatch(x, [&]<typename T>(T) {
-    const Predictor<T> args = {static_cast<const T*>(x.data_ptr()),
-                               static_cast<const T*>(eps.data_ptr()),
-                               static_cast<T*>(out.data_ptr()),
-                               x.numel(),
-                               static_cast<T>(r),
-                               static_cast<T>(b)};
+    const Predictor<T> args = {
+        static_cast<const T*>(x.data_ptr()), static_cast<const T*>(eps.data_ptr()),
+        static_cast<T*>(out.data_ptr()),     x.numel(),
+        static_cast<Accumulate<T>>(r),       static_cast<Accumulate<T>>(b)};
     for_items(args.size, 1,
               [&](int64_t begin, int64_t end) { loops_of<T>().predictor(args, begin, end); });
   });

@@ -12,12 +12,10 @@ void run(const Launch& launch, const Tensor& x, const Tensor& eps, double r, dou
          const Tensor& out) {
   if (x.numel() == 0) return;
   dispatch(x, [&]<typename T>(T) {
-    const Predictor<T> args = {static_cast<const T*>(x.data_ptr()),
-                               static_cast<const T*>(eps.data_ptr()),
-                               static_cast<T*>(out.data_ptr()),
-                               x.numel(),
-                               static_cast<T>(r),
-                               static_cast<T>(b)};
+    const Predictor<T> args = {
+        static_cast<const T*>(x.data_ptr()), static_cast<const T*>(eps.data_ptr()),
+        static_cast<T*>(out.data_ptr()),     x.numel(),
+        static_cast<Accumulate<T>>(r),       static_cast<Accumulate<T>>(b)};
     const bool aligned = is_aligned(args.x) && is_aligned(args.eps) && is_aligned(args.out);
     const auto kernel = aligned ? predictor_kernel<T, true> : predictor_kernel<T, false>;
     // Floor: 3 sizeof(T) bytes an element: x, eps and out, once each.

@@ -5,7 +5,7 @@
 // Rows of weight 0 are not read. As start is ascending, the windows that reach a state are
 // neighbours, and a binary search finds them.
 
-#include "config.h"
+#include "number.h"
 
 #ifdef SDA_FAST_GPU
 #include "quad.h"
@@ -58,30 +58,35 @@ inline void compose(const Compose<T>& c, int64_t begin, int64_t end) {
     if (high < low) high = low;
     while (high < c.count && c.start[high] <= i) ++high;
 
-    T* out = c.out + item * c.row;
-    bool empty = true;
-    for (int64_t n = low; n < high; ++n) {
-      const int64_t j = i - c.start[n];
-      const int8_t weight = c.weight[n * c.window + j];
-      if (weight == 0) continue;
-      const T* row = c.windows + ((b * c.count + n) * c.window + j) * c.row;
-      if (empty && weight > 0) {
-        SDA_FAST_INDEPENDENT
-        for (int64_t e = 0; e < c.row; ++e) out[e] = row[e];
-      } else if (empty) {
-        SDA_FAST_INDEPENDENT
-        for (int64_t e = 0; e < c.row; ++e) out[e] = -row[e];
-      } else if (weight > 0) {
-        SDA_FAST_INDEPENDENT
-        for (int64_t e = 0; e < c.row; ++e) out[e] += row[e];
-      } else {
-        SDA_FAST_INDEPENDENT
-        for (int64_t e = 0; e < c.row; ++e) out[e] -= row[e];
+    for (int64_t place = 0; place < c.row; place += kRun) {
+      const int64_t size = c.row - place < kRun ? c.row - place : kRun;
+      Narrowed<T> sum(c.out + item * c.row + place);
+      bool empty = true;
+      for (int64_t n = low; n < high; ++n) {
+        const int64_t j = i - c.start[n];
+        const int8_t weight = c.weight[n * c.window + j];
+        if (weight == 0) continue;
+        const int64_t window_row = (b * c.count + n) * c.window + j;
+        const Widened<T> row(c.windows + window_row * c.row + place, size);
+        if (empty && weight > 0) {
+          SDA_FAST_INDEPENDENT
+          for (int64_t e = 0; e < size; ++e) sum[e] = row[e];
+        } else if (empty) {
+          SDA_FAST_INDEPENDENT
+          for (int64_t e = 0; e < size; ++e) sum[e] = -row[e];
+        } else if (weight > 0) {
+          SDA_FAST_INDEPENDENT
+          for (int64_t e = 0; e < size; ++e) sum[e] += row[e];
+        } else {
+          SDA_FAST_INDEPENDENT
+          for (int64_t e = 0; e < size; ++e) sum[e] -= row[e];
+        }
+        empty = false;
       }
-      empty = false;
-    }
-    if (empty) {
-      for (int64_t e = 0; e < c.row; ++e) out[e] = T(0);
+      if (empty) {
+        for (int64_t e = 0; e < size; ++e) sum[e] = 0;
+      }
+      sum.store(size);
     }
   }
 }
@@ -99,17 +104,17 @@ __global__ void __launch_bounds__(kThreads) compose_kernel(Compose<T> c) {
     const int64_t b = item / c.length;
     const int64_t i = item - b * c.length;
 
-    T sum = {};
+    Accumulate<T> sum = {};
     for (int64_t n = first_window(c.start, c.count, i - c.window + 1); n < c.count; ++n) {
       const int64_t j = i - c.start[n];
       if (j < 0) break;
       if (j >= c.window) continue;  // only if start is not ascending: never read beyond a window
       const int8_t weight = c.weight[n * c.window + j];
       if (weight == 0) continue;
-      const T value = c.windows[((b * c.count + n) * c.window + j) * c.row + place];
+      const auto value = widen(c.windows[((b * c.count + n) * c.window + j) * c.row + place]);
       sum = weight > 0 ? sum + value : sum - value;
     }
-    c.out[e] = sum;
+    c.out[e] = narrow<T>(sum);
   }
 }
 

@@ -3,7 +3,7 @@
 // Windows of trajectories: out[b, n, j] = weight[n, j] x[b, start[n] + j], weights in {-1, 0, +1}.
 // A row of weight 0 is 0 and its state is not read (it may lie beyond the trajectory).
 
-#include "config.h"
+#include "number.h"
 
 #ifdef SDA_FAST_GPU
 #include "quad.h"
@@ -42,7 +42,7 @@ inline void gather(const Gather<T>& g, int64_t begin, int64_t end) {
       T* out = g.out + (item * g.window + j) * g.row;
       const int64_t size = (next - j) * g.row;
       if (weight[j] == 0) {
-        for (int64_t i = 0; i < size; ++i) out[i] = T(0);
+        for (int64_t i = 0; i < size; ++i) out[i] = T{};
       } else {
         const T* x = g.x + (b * g.length + g.start[n] + j) * g.row;
         if (weight[j] > 0) {

@@ -53,14 +53,19 @@ inline int64_t langevin_blocks(int64_t size) { return (size + kBlock - 1) / kBlo
 
 // The sum of squares of n <= kBlock elements, in 32 lanes that are then added as a tree.
 template <typename T>
-inline double block_square_sum(const T* eps, int64_t n) {
+inline double block_square_sum(const T* block, int64_t n) {
   constexpr int kLanes = 32;
-  T lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int k = 0; k < kLanes; ++k) lanes[k] = multiply_add(eps[i + k], eps[i + k], lanes[k]);
+  static_assert(kRun % kLanes == 0);
+  Accumulate<T> lanes[kLanes] = {};
+  for (int64_t first = 0; first < n; first += kRun) {
+    const int64_t size = n - first < kRun ? n - first : kRun;
+    const Widened<T> eps(block + first, size);
+    int64_t i = 0;
+    for (; i + kLanes <= size; i += kLanes) {
+      for (int k = 0; k < kLanes; ++k) lanes[k] = multiply_add(eps[i + k], eps[i + k], lanes[k]);
+    }
+    for (int k = 0; i + k < size; ++k) lanes[k] = multiply_add(eps[i + k], eps[i + k], lanes[k]);
   }
-  for (int k = 0; i + k < n; ++k) lanes[k] = multiply_add(eps[i + k], eps[i + k], lanes[k]);
 
   double sums[kLanes];
   for (int k = 0; k < kLanes; ++k) sums[k] = static_cast<double>(lanes[k]);
@@ -99,25 +104,22 @@ inline void langevin(const Langevin<T>& l, const Scales* scales, int64_t begin, 
   for (int64_t item = begin; item < end; ++item) {
     const int64_t b = item / blocks, start = item % blocks * kBlock;
     const int64_t stop = l.size - start < kBlock ? l.size : start + kBlock;
-    const auto scale_eps = static_cast<T>(scales[b].eps), scale_z = static_cast<T>(scales[b].z);
+    const auto scale_eps = static_cast<Accumulate<T>>(scales[b].eps);
+    const auto scale_z = static_cast<Accumulate<T>>(scales[b].z);
     const auto sample = static_cast<uint32_t>(l.first_sample + b);
 
     for (int64_t first = start; first < stop; first += kTile) {
-      T z[kTile];
+      Accumulate<T> z[kTile];
       normal_tile(l.key, sample, first, z);
-      const T* x = l.x + b * l.size + first;
-      const T* eps = l.eps + b * l.size + first;
-      T* out = l.out + b * l.size + first;
-      if (first + kTile <= stop) {
-        SDA_FAST_INDEPENDENT
-        for (int i = 0; i < kTile; ++i) {
-          out[i] = langevin_element(x[i], eps[i], z[i], scale_eps, scale_z);
-        }
-      } else {
-        for (int64_t i = 0; i < stop - first; ++i) {
-          out[i] = langevin_element(x[i], eps[i], z[i], scale_eps, scale_z);
-        }
+      const int64_t n = stop - first < kTile ? stop - first : kTile;
+      const int64_t place = b * l.size + first;
+      const Widened<T> x(l.x + place, n), eps(l.eps + place, n);
+      Narrowed<T> out(l.out + place);
+      SDA_FAST_INDEPENDENT
+      for (int64_t i = 0; i < n; ++i) {
+        out[i] = langevin_element(x[i], eps[i], z[i], scale_eps, scale_z);
       }
+      out.store(n);
     }
   }
 }
@@ -161,16 +163,17 @@ template <bool kAligned, typename T>
 __device__ __forceinline__ void langevin_quad(const Langevin<T>& l, int64_t b, int64_t quad,
                                               Scales scales) {
   const int64_t offset = b * l.size + 4 * quad, left = l.size - 4 * quad;
-  const auto scale_eps = static_cast<T>(scales.eps), scale_z = static_cast<T>(scales.z);
-  Quad<T> x = load_quad<kAligned>(l.x + offset, left);
-  const Quad<T> eps = load_quad<kAligned>(l.eps + offset, left);
-  T z[4];
+  const auto scale_eps = static_cast<Accumulate<T>>(scales.eps);
+  const auto scale_z = static_cast<Accumulate<T>>(scales.z);
+  auto x = widen(load_quad<kAligned>(l.x + offset, left));
+  const auto eps = widen(load_quad<kAligned>(l.eps + offset, left));
+  Accumulate<T> z[4];
   normal_quad(l.key, static_cast<uint32_t>(l.first_sample + b), static_cast<uint64_t>(quad), z);
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     x.v[k] = langevin_element(x.v[k], eps.v[k], z[k], scale_eps, scale_z);
   }
-  store_quad<kAligned>(l.out + offset, left, x);
+  store_quad<kAligned>(l.out + offset, left, narrow<Quad<T>>(x));
 }
 
 // All of it, for samples of at most kBlock elements: a thread block a sample. eps is read a second
@@ -181,10 +184,10 @@ __global__ void __launch_bounds__(kThreads) langevin_sample_kernel(Langevin<T> l
   const int64_t quads = (l.size + 3) / 4;
   for (int64_t b = blockIdx.x; b < l.batch; b += gridDim.x) {
     const T* eps = l.eps + b * l.size;
-    T sum = T(0);
+    Accumulate<T> sum = 0;
 #pragma unroll kThreadQuads
     for (int64_t quad = threadIdx.x; quad < quads; quad += blockDim.x) {
-      sum = add_squares(load_quad<kAligned>(eps + 4 * quad, l.size - 4 * quad), sum);
+      sum = add_squares(widen(load_quad<kAligned>(eps + 4 * quad, l.size - 4 * quad)), sum);
     }
 
     const double total = block_sum(static_cast<double>(sum));
@@ -207,11 +210,11 @@ __global__ void __launch_bounds__(kThreads) langevin_sums_kernel(Langevin<T> l, 
   const int64_t blocks = langevin_blocks(l.size);
   for (int64_t item = blockIdx.x; item < l.batch * blocks; item += gridDim.x) {
     const int64_t b = item / blocks, first = (item - b * blocks) * kBlock;
-    T sum = T(0);
+    Accumulate<T> sum = 0;
 #pragma unroll
     for (int k = 0; k < kThreadQuads; ++k) {
       const int64_t i = first + 4 * (threadIdx.x + k * kThreads);
-      sum = add_squares(load_quad<kAligned>(l.eps + b * l.size + i, l.size - i), sum);
+      sum = add_squares(widen(load_quad<kAligned>(l.eps + b * l.size + i, l.size - i)), sum);
     }
     const double total = block_sum(static_cast<double>(sum));
     if (threadIdx.x == 0) scratch[item] = total;

@@ -4,6 +4,7 @@
 // the four that the words at (e / 4, s) give, two by Box-Muller from each pair.
 
 #include "normal.h"
+#include "number.h"
 #include "philox.h"
 
 #ifdef SDA_FAST_GPU
@@ -74,14 +75,10 @@ inline void philox_normal(const PhiloxNormal<T>& p, int64_t begin, int64_t end) 
   for (int64_t item = begin; item < end; ++item) {
     const int64_t b = item / tiles, first = item % tiles * kTile;
     const auto sample = static_cast<uint32_t>(p.first_sample + b);
-    T* out = p.out + b * p.size + first;
-    if (first + kTile <= p.size) {
-      normal_tile(p.key, sample, first, out);
-    } else {
-      T z[kTile];
-      normal_tile(p.key, sample, first, z);
-      for (int64_t i = 0; i < p.size - first; ++i) out[i] = z[i];
-    }
+    const int64_t n = p.size - first < kTile ? p.size - first : kTile;
+    Accumulate<T> z[kTile];
+    normal_tile(p.key, sample, first, z);
+    narrow(z, p.out + b * p.size + first, n);
   }
 }
 
@@ -97,9 +94,9 @@ __global__ void __launch_bounds__(kThreads) philox_normal_kernel(PhiloxNormal<T>
        item += stride) {
     const int64_t b = item / quads;
     const int64_t quad = item - b * quads;
-    Quad<T> z;
+    Quad<Accumulate<T>> z;
     normal_quad(p.key, static_cast<uint32_t>(p.first_sample + b), static_cast<uint64_t>(quad), z.v);
-    store_quad<kAligned>(p.out + b * p.size + 4 * quad, p.size - 4 * quad, z);
+    store_quad<kAligned>(p.out + b * p.size + 4 * quad, p.size - 4 * quad, narrow<Quad<T>>(z));
   }
 }
 

@@ -2,7 +2,7 @@
 
 // The step of the exponential integrator: out = r x + b eps. out may be x.
 
-#include "config.h"
+#include "number.h"
 
 #ifdef SDA_FAST_GPU
 #include "quad.h"
@@ -16,7 +16,7 @@ struct Predictor {
   const T* eps;
   T* out;
   int64_t size;
-  T r, b;
+  Accumulate<T> r, b;
 };
 
 }  // namespace sda_fast
@@ -32,11 +32,15 @@ SDA_FAST_FN T predictor_element(T x, T eps, T r, T b) {
 
 template <typename T>
 inline void predictor(const Predictor<T>& p, int64_t begin, int64_t end) {
-  const T *x = p.x, *eps = p.eps;
-  const T r = p.r, b = p.b;
-  T* out = p.out;
-  SDA_FAST_INDEPENDENT
-  for (int64_t i = begin; i < end; ++i) out[i] = predictor_element(x[i], eps[i], r, b);
+  const auto r = p.r, b = p.b;
+  for (int64_t i = begin; i < end; i += kRun) {
+    const int64_t n = end - i < kRun ? end - i : kRun;
+    const Widened<T> x(p.x + i, n), eps(p.eps + i, n);
+    Narrowed<T> out(p.out + i);
+    SDA_FAST_INDEPENDENT
+    for (int64_t k = 0; k < n; ++k) out[k] = predictor_element(x[k], eps[k], r, b);
+    out.store(n);
+  }
 }
 
 #else
@@ -48,11 +52,11 @@ __global__ void __launch_bounds__(kThreads) predictor_kernel(Predictor<T> p) {
   for (int64_t quad = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; 4 * quad < p.size;
        quad += stride) {
     const int64_t i = 4 * quad, left = p.size - i;
-    Quad<T> x = load_quad<kAligned>(p.x + i, left);
-    const Quad<T> eps = load_quad<kAligned>(p.eps + i, left);
+    auto x = widen(load_quad<kAligned>(p.x + i, left));
+    const auto eps = widen(load_quad<kAligned>(p.eps + i, left));
 #pragma unroll
     for (int k = 0; k < 4; ++k) x.v[k] = predictor_element(x.v[k], eps.v[k], p.r, p.b);
-    store_quad<kAligned>(p.out + i, left, x);
+    store_quad<kAligned>(p.out + i, left, narrow<Quad<T>>(x));
   }
 }
 

@@ -1,16 +1,30 @@
 #pragma once
 
-// Four neighbouring elements of an array, what a thread of a CUDA kernel works on at a time:
-// aligned to 16 bytes, so that the device loads and stores that much at once.
+// Four neighbouring elements of an array, what a thread of a CUDA kernel works on at a time, as
+// many as the noise is made of. The device loads and stores them at once: 16 bytes of float, twice
+// that of double, and of the half types 8, which a warp joins to whole lines just the same.
 
-#include "config.h"
+#include "number.h"
 
 namespace sda_fast::SDA_FAST_VARIANT {
 
 template <typename T>
-struct alignas(16) Quad {
+struct alignas(sizeof(T) < 4 ? 8 : 16) Quad {
   T v[4];
 };
+
+}  // namespace sda_fast::SDA_FAST_VARIANT
+
+namespace sda_fast {
+
+template <typename T>
+struct Arithmetic<SDA_FAST_VARIANT::Quad<T>> {
+  using Type = SDA_FAST_VARIANT::Quad<Accumulate<T>>;
+};
+
+}  // namespace sda_fast
+
+namespace sda_fast::SDA_FAST_VARIANT {
 
 // The elements at p, of which `left` lie in the array; zero for the others. kAligned: p is aligned
 // to 16 bytes.
@@ -37,6 +51,16 @@ __device__ __forceinline__ void store_quad(T* p, int64_t left, const Quad<T>& a)
   }
 }
 
+template <typename T>
+__device__ __forceinline__ Quad<Accumulate<T>> widen(const Quad<T>& a) {
+  return {widen(a.v[0]), widen(a.v[1]), widen(a.v[2]), widen(a.v[3])};
+}
+template <typename T>
+__device__ __forceinline__ void narrow(const Quad<Accumulate<T>>& a, Quad<T>& to) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) narrow(a.v[k], to.v[k]);
+}
+
 // Kernels that only move and add elements take either an element or a quad.
 
 template <typename T>
@@ -52,6 +76,8 @@ __device__ __forceinline__ Quad<T> operator-(const Quad<T>& a) {
   return {-a.v[0], -a.v[1], -a.v[2], -a.v[3]};
 }
 
+__device__ __forceinline__ void set_nan(BFloat16& a) { a = {0x7FC0}; }
+__device__ __forceinline__ void set_nan(Float16& a) { a = {0x7E00}; }
 __device__ __forceinline__ void set_nan(float& a) { a = __int_as_float(0x7FC00000); }
 __device__ __forceinline__ void set_nan(double& a) { a = __longlong_as_double(0x7FF8000000000000); }
 template <typename T>

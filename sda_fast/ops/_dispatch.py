@@ -22,7 +22,7 @@ from torch import Tensor
 from .. import _native
 
 BACKENDS = ("auto", "native", "reference")
-DTYPES = (torch.float32, torch.float64)
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 _backend: ContextVar[str] = ContextVar("sda_fast.backend", default="auto")
 _traced = (
@@ -60,7 +60,10 @@ def unserved(x: Tensor) -> str | None:
     if not _native.available:
         return _native.reason
     if x.dtype not in DTYPES:
-        return f"the native operators serve float32 and float64, not {str(x.dtype)[6:]}"
+        served = ", ".join(str(dtype)[6:] for dtype in DTYPES[:-1])
+        return (
+            f"the native operators serve {served} and {str(DTYPES[-1])[6:]}, not {str(x.dtype)[6:]}"
+        )
     if x.is_cpu:
         return None
     if x.is_cuda:

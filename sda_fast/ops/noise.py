@@ -59,7 +59,8 @@ def langevin(
     result does not depend on the number of threads.
 
     Arguments:
-        x: The states, with shape :math:`(B, *)`, float32 or float64.
+        x: The states, with shape :math:`(B, *)`, float32, float64, bfloat16 or float16;
+            the arithmetic of the half types is float32, rounded once.
         eps: The noise estimates :math:`\epsilon(x, t)`, of the same shape and dtype.
         sigma: The noise level :math:`\sigma(t)`.
         tau: The amplitude :math:`\tau` of the correction.
@@ -112,7 +113,8 @@ def philox_normal_(
     whatever the batch, the device, the number of threads or, to rounding, the type.
 
     Arguments:
-        out: The tensor to fill, with shape :math:`(B, *)`, float32 or float64.
+        out: The tensor to fill, with shape :math:`(B, *)`, float32, float64, bfloat16 or
+            float16.
         seed: The key, an integer of 64 bits.
         step: The step, below :math:`2^{32}`.
         correction: The correction, below :math:`2^{16}`.

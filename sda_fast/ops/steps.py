@@ -17,7 +17,8 @@ def predictor(x: Tensor, eps: Tensor, r: float, b: float) -> Tensor:
     .. math:: x(t') = r \, x(t) + b \, \epsilon(x(t), t)
 
     Arguments:
-        x: The state :math:`x(t)`, with any shape, float32 or float64.
+        x: The state :math:`x(t)`, with any shape, float32, float64, bfloat16 or float16; the
+            arithmetic of the half types is float32, rounded once.
         eps: The noise estimate :math:`\epsilon(x(t), t)`, of the same shape and dtype.
         r: The ratio :math:`\mu(t') / \mu(t)`.
         b: The difference :math:`\sigma(t') - r \sigma(t)`.

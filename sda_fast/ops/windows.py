@@ -19,7 +19,8 @@ def gather(x: Tensor, start: Tensor, weight: Tensor) -> Tensor:
     A row of weight 0 is 0 and its state is not read: it may lie beyond the trajectory.
 
     Arguments:
-        x: The trajectories, with shape :math:`(B, L, C, *)`, float32 or float64.
+        x: The trajectories, with shape :math:`(B, L, C, *)`, float32, float64,
+            bfloat16 or float16.
         start: The first state of each window, int64 with shape :math:`(N)`, ascending.
         weight: The weights -1, 0 or +1 of the windows' rows, int8 with shape :math:`(N, w)`.
 
@@ -41,10 +42,12 @@ def compose(windows: Tensor, start: Tensor, weight: Tensor, length: int) -> Tens
 
     .. math:: x_i = \sum_{\text{start}_n + j = i} \text{weight}_{n, j} \, w_{n, j}
 
-    The sum is taken in order of :math:`n`. Rows of weight 0 are not read.
+    The sum is taken in order of :math:`n`, of half types in float32 and rounded once. Rows of
+    weight 0 are not read.
 
     Arguments:
-        windows: The windows, with shape :math:`(B, N, w C, *)`, float32 or float64.
+        windows: The windows, with shape :math:`(B, N, w C, *)`, float32, float64,
+            bfloat16 or float16.
         start: The first state of each window, int64 with shape :math:`(N)`, ascending.
         weight: The weights -1, 0 or +1 of the windows' rows, int8 with shape :math:`(N, w)`.
         length: The length :math:`L` of the trajectories.
