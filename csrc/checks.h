@@ -6,10 +6,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/number.h"
@@ -139,11 +141,61 @@ inline bool overlap(const Tensor& a, const Tensor& b) {
   return begin(a) < end(b) && begin(b) < end(a);
 }
 
-// The contiguous tensor that an operator in place works on: x itself or a copy of it, which
-// `finish` copies back.
+// Whether tensors of one shape lie in memory in the same order.
+inline bool same_order(const Tensor& a, const Tensor& b) {
+  for (int64_t d = 0; d < a.dim(); ++d) {
+    if (a.size(d) > 1 && a.stride(d) != b.stride(d)) return false;
+  }
+  return true;
+}
+
+// t, or a copy of it, in the order of `like`, which is dense.
+inline Tensor ordered_as(const Tensor& like, const Tensor& t) {
+  if (same_order(t, like)) return t;
+  Tensor copy = torch::stable::empty_like(like);
+  torch::stable::copy_(copy, t);
+  return copy;
+}
+
+// Whether the dimensions from `first` on lie in memory without gaps and in their order.
+inline bool contiguous_from(const Tensor& t, int64_t first) {
+  int64_t expected = 1;
+  for (int64_t d = t.dim(); d-- > first;) {
+    if (t.size(d) > 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+// t, or a contiguous copy of it if its rows, the dimensions from `first` on, are not.
+inline Tensor with_rows(const Tensor& t, int64_t first) {
+  return contiguous_from(t, first) ? t : torch::stable::contiguous(t);
+}
+
+// How far apart the neighbours along a dimension lie, if there are any.
+inline int64_t step_along(const Tensor& t, int64_t d) { return t.size(d) > 1 ? t.stride(d) : 0; }
+
+// Whether a tensor lies in memory without gaps, in any order of its dimensions.
+inline bool is_dense(const Tensor& t) {
+  std::vector<std::pair<int64_t, int64_t>> dimensions;
+  for (int64_t d = 0; d < t.dim(); ++d) {
+    if (t.size(d) != 1) dimensions.emplace_back(t.stride(d), t.size(d));
+  }
+  std::sort(dimensions.begin(), dimensions.end());
+  int64_t expected = 1;
+  for (const auto& [stride, size] : dimensions) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
+}
+
+// The tensor that an operator in place works on: x itself or a copy of it, which `finish` copies
+// back. It is contiguous; or, for an operator that does the same to every element, dense.
 struct InPlace {
-  explicit InPlace(const Tensor& target, const char* name = "x")
-      : x(target), work(torch::stable::contiguous(target)) {
+  explicit InPlace(const Tensor& target, const char* name = "x", bool elementwise = false)
+      : x(target),
+        work(elementwise && is_dense(target) ? target : torch::stable::contiguous(target)) {
     for (int64_t d = 0; d < x.dim(); ++d) {
       check(x.numel() == 0 || x.size(d) < 2 || x.stride(d) != 0, name, " of shape ", shape_of(x),
             " must have memory of its own for every element, but is expanded along dimension ", d,
@@ -152,12 +204,12 @@ struct InPlace {
   }
 
   void finish() {
-    if (!x.is_contiguous()) torch::stable::copy_(x, work);
+    if (work.data_ptr() != x.data_ptr()) torch::stable::copy_(x, work);
   }
 
-  // `other`, contiguous, and a copy if writing to `work` would change parts of it unread.
+  // `other`, in the order of `work`, and a copy if writing to that would change parts of it unread.
   Tensor beside(const Tensor& other) const {
-    Tensor t = torch::stable::contiguous(other);
+    Tensor t = ordered_as(work, other);
     if (t.data_ptr() != work.data_ptr() && overlap(t, work)) t = torch::stable::clone(t);
     return t;
   }

@@ -10,7 +10,7 @@ Tensor compose(const Tensor& windows, const Tensor& start, const Tensor& weight,
   check_state("windows", windows, 3);
   check_plan(start, weight, "windows", windows);
   const int64_t channels = check_windows(windows, weight, length);
-  const Tensor rows = torch::stable::contiguous(windows);
+  const Tensor rows = with_rows(windows, 2);
   const Tensor starts = torch::stable::contiguous(start);
   const Tensor weights = torch::stable::contiguous(weight);
   check_plan_values(starts, weights, length);
@@ -28,7 +28,9 @@ Tensor compose(const Tensor& windows, const Tensor& start, const Tensor& weight,
                              length,
                              weight.size(0),
                              weight.size(1),
-                             channels * size_from(windows, 3)};
+                             channels * size_from(windows, 3),
+                             step_along(rows, 0),
+                             step_along(rows, 1)};
     for_items(args.batch * length, args.row,
               [&](int64_t begin, int64_t end) { loops_of<T>().compose(args, begin, end); });
   });

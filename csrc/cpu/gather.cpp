@@ -9,7 +9,7 @@ namespace sda_fast::cpu {
 Tensor gather(const Tensor& x, const Tensor& start, const Tensor& weight) {
   check_state("x", x, 3);
   check_plan(start, weight, "x", x);
-  const Tensor states = torch::stable::contiguous(x);
+  const Tensor states = with_rows(x, 2);
   const Tensor starts = torch::stable::contiguous(start);
   const Tensor weights = torch::stable::contiguous(weight);
   check_plan_values(starts, weights, x.size(1));
@@ -28,7 +28,9 @@ Tensor gather(const Tensor& x, const Tensor& start, const Tensor& weight) {
                             x.size(1),
                             count,
                             window,
-                            size_from(x, 2)};
+                            size_from(x, 2),
+                            step_along(states, 0),
+                            step_along(states, 1)};
     for_items(args.batch * count, window * args.row,
               [&](int64_t begin, int64_t end) { loops_of<T>().gather(args, begin, end); });
   });

@@ -7,7 +7,7 @@
 namespace sda_fast::cpu {
 namespace {
 
-// All contiguous; out may be x.
+// All dense and in the same order; out may be x.
 void run(const Tensor& x, const Tensor& eps, double r, double b, const Tensor& out) {
   dispatch(x, [&]<typename T>(T) {
     const Predictor<T> args = {
@@ -24,16 +24,15 @@ void run(const Tensor& x, const Tensor& eps, double r, double b, const Tensor& o
 Tensor predictor(const Tensor& x, const Tensor& eps, double r, double b) {
   check_state("x", x, 0);
   check_like("eps", eps, "x", x);
-  const Tensor states = torch::stable::contiguous(x);
-  const Tensor out = torch::stable::new_empty(x, x.sizes());
-  run(states, torch::stable::contiguous(eps), r, b, out);
+  const Tensor out = torch::stable::empty_like(x);
+  run(ordered_as(out, x), ordered_as(out, eps), r, b, out);
   return out;
 }
 
 void predictor_(const Tensor& x, const Tensor& eps, double r, double b) {
   check_state("x", x, 0);
   check_like("eps", eps, "x", x);
-  InPlace target(x);
+  InPlace target(x, "x", true);
   run(target.work, target.beside(eps), r, b, target.work);
   target.finish();
 }

@@ -22,7 +22,7 @@ Tensor compose(const Tensor& windows, const Tensor& start, const Tensor& weight,
   check_plan(start, weight, "windows", windows);
   const int64_t channels = check_windows(windows, weight, length);
   const Launch launch(windows);
-  const Tensor rows = torch::stable::contiguous(windows);
+  const Tensor rows = with_rows(windows, 2);
   const Tensor starts = torch::stable::contiguous(start);
   const Tensor weights = torch::stable::contiguous(weight);
 
@@ -39,11 +39,14 @@ Tensor compose(const Tensor& windows, const Tensor& start, const Tensor& weight,
                           length,
                           weight.size(0),
                           weight.size(1),
-                          channels * size_from(windows, 3)};
-    if (c.row % 4 == 0 && is_aligned(c.windows) && is_aligned(c.out)) {
+                          channels * size_from(windows, 3),
+                          step_along(rows, 0),
+                          step_along(rows, 1)};
+    if (c.row % 4 == 0 && c.batch_stride % 4 == 0 && c.window_stride % 4 == 0 &&
+        is_aligned(c.windows) && is_aligned(c.out)) {
       run<Quad<T>>(launch, {reinterpret_cast<const Quad<T>*>(c.windows), c.start, c.weight,
                             reinterpret_cast<Quad<T>*>(c.out), c.batch, c.length, c.count, c.window,
-                            c.row / 4});
+                            c.row / 4, c.batch_stride / 4, c.window_stride / 4});
     } else {
       run(launch, c);
     }

@@ -21,7 +21,7 @@ Tensor gather(const Tensor& x, const Tensor& start, const Tensor& weight) {
   check_state("x", x, 3);
   check_plan(start, weight, "x", x);
   const Launch launch(x);
-  const Tensor states = torch::stable::contiguous(x);
+  const Tensor states = with_rows(x, 2);
   const Tensor starts = torch::stable::contiguous(start);
   const Tensor weights = torch::stable::contiguous(weight);
 
@@ -39,11 +39,14 @@ Tensor gather(const Tensor& x, const Tensor& start, const Tensor& weight) {
                          x.size(1),
                          count,
                          window,
-                         size_from(x, 2)};
-    if (g.row % 4 == 0 && is_aligned(g.x) && is_aligned(g.out)) {
+                         size_from(x, 2),
+                         step_along(states, 0),
+                         step_along(states, 1)};
+    if (g.row % 4 == 0 && g.batch_stride % 4 == 0 && g.time_stride % 4 == 0 && is_aligned(g.x) &&
+        is_aligned(g.out)) {
       run<Quad<T>>(launch, {reinterpret_cast<const Quad<T>*>(g.x), g.start, g.weight,
                             reinterpret_cast<Quad<T>*>(g.out), g.batch, g.length, g.count, g.window,
-                            g.row / 4});
+                            g.row / 4, g.batch_stride / 4, g.time_stride / 4});
     } else {
       run(launch, g);
     }

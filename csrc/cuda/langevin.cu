@@ -66,7 +66,7 @@ Tensor langevin(const Tensor& x, const Tensor& eps, double sigma, double tau, in
   const NoiseKey key = check_noise(x, seed, step, correction, first_sample);
   const Launch launch(x);
   const Tensor states = torch::stable::contiguous(x);
-  const Tensor out = allocate_like(x);
+  const Tensor out = allocate(x, sizes({}, x, 0), x.scalar_type());
   run(launch, states, torch::stable::contiguous(eps), sigma, tau, key, first_sample, out);
   return out;
 }

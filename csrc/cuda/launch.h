@@ -64,15 +64,14 @@ inline Tensor allocate(const Tensor& beside, const std::vector<int64_t>& sizes, 
   return torch::stable::new_empty(beside, sizes, type);
 }
 
+// Dense, and in the order of t where that is dense too.
+inline Tensor allocate_like(const Tensor& t) { return torch::stable::empty_like(t); }
+
 }  // namespace sda_fast::cuda
 
 #endif
 
 namespace sda_fast::cuda {
-
-inline Tensor allocate_like(const Tensor& t) {
-  return allocate(t, std::vector<int64_t>(t.sizes().begin(), t.sizes().end()), t.scalar_type());
-}
 
 // Thread blocks for n work items at `per_block` a block. Kernels stride over what is left.
 inline unsigned int blocks_for(int64_t n, int64_t per_block = kThreads) {

@@ -7,7 +7,7 @@
 namespace sda_fast::cuda {
 namespace {
 
-// All contiguous; out may be x.
+// All dense and in the same order; out may be x.
 void run(const Launch& launch, const Tensor& x, const Tensor& eps, double r, double b,
          const Tensor& out) {
   if (x.numel() == 0) return;
@@ -29,9 +29,8 @@ Tensor predictor(const Tensor& x, const Tensor& eps, double r, double b) {
   check_state("x", x, 0);
   check_like("eps", eps, "x", x);
   const Launch launch(x);
-  const Tensor states = torch::stable::contiguous(x);
   const Tensor out = allocate_like(x);
-  run(launch, states, torch::stable::contiguous(eps), r, b, out);
+  run(launch, ordered_as(out, x), ordered_as(out, eps), r, b, out);
   return out;
 }
 
@@ -39,7 +38,7 @@ void predictor_(const Tensor& x, const Tensor& eps, double r, double b) {
   check_state("x", x, 0);
   check_like("eps", eps, "x", x);
   const Launch launch(x);
-  InPlace target(x);
+  InPlace target(x, "x", true);
   run(launch, target.work, target.beside(eps), r, b, target.work);
   target.finish();
 }

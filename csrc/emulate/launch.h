@@ -48,11 +48,9 @@ inline size_t size_of(ScalarType type) {
   }
 }
 
-// A tensor that is guarded by the pages around it, full of poison, aligned or not.
-inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType type, bool odd = false) {
-  std::vector<int64_t> strides(sizes.size(), 1);
-  for (size_t d = sizes.size(); d-- > 1;)
-    strides[d - 1] = strides[d] * std::max<int64_t>(1, sizes[d]);
+// A dense tensor that is guarded by the pages around it, full of poison, aligned or not.
+inline Tensor empty(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                    ScalarType type, bool odd) {
   const int64_t numel =
       std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<int64_t>());
   const size_t bytes = static_cast<size_t>(numel) * size_of(type);
@@ -62,12 +60,25 @@ inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType type, bool odd
                                   &release);
 }
 
+inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType type, bool odd = false) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t d = sizes.size(); d-- > 1;)
+    strides[d - 1] = strides[d] * std::max<int64_t>(1, sizes[d]);
+  return empty(sizes, strides, type, odd);
+}
+
 }  // namespace sda_fast::emulate
 
 namespace sda_fast::cuda {
 
 inline Tensor allocate(const Tensor&, const std::vector<int64_t>& sizes, ScalarType type) {
   return emulate::empty(sizes, type);
+}
+
+inline Tensor allocate_like(const Tensor& t) {
+  const Tensor like = torch::stable::empty_like(t);
+  const std::vector<int64_t> strides(like.strides().begin(), like.strides().end());
+  return emulate::empty(sizes({}, t, 0), strides, t.scalar_type(), false);
 }
 
 }  // namespace sda_fast::cuda

@@ -14,7 +14,8 @@
 namespace sda_fast {
 
 // windows (batch, count, window, row), start (count), weight (count, window),
-// out (batch, length, row), all contiguous.
+// out (batch, length, row), all contiguous but for the batch and the count of the windows, whose
+// strides are given.
 template <typename T>
 struct Compose {
   const T* windows;
@@ -22,6 +23,7 @@ struct Compose {
   const int8_t* weight;
   T* out;
   int64_t batch, length, count, window, row;
+  int64_t batch_stride, window_stride;
 };
 
 }  // namespace sda_fast
@@ -66,8 +68,8 @@ inline void compose(const Compose<T>& c, int64_t begin, int64_t end) {
         const int64_t j = i - c.start[n];
         const int8_t weight = c.weight[n * c.window + j];
         if (weight == 0) continue;
-        const int64_t window_row = (b * c.count + n) * c.window + j;
-        const Widened<T> row(c.windows + window_row * c.row + place, size);
+        const T* window = c.windows + b * c.batch_stride + n * c.window_stride;
+        const Widened<T> row(window + j * c.row + place, size);
         if (empty && weight > 0) {
           SDA_FAST_INDEPENDENT
           for (int64_t e = 0; e < size; ++e) sum[e] = row[e];
@@ -111,7 +113,8 @@ __global__ void __launch_bounds__(kThreads) compose_kernel(Compose<T> c) {
       if (j >= c.window) continue;  // only if start is not ascending: never read beyond a window
       const int8_t weight = c.weight[n * c.window + j];
       if (weight == 0) continue;
-      const auto value = widen(c.windows[((b * c.count + n) * c.window + j) * c.row + place]);
+      const T* window = c.windows + b * c.batch_stride + n * c.window_stride;
+      const auto value = widen(window[j * c.row + place]);
       sum = weight > 0 ? sum + value : sum - value;
     }
     c.out[e] = narrow<T>(sum);

@@ -12,7 +12,8 @@
 namespace sda_fast {
 
 // x (batch, length, row), start (count), weight (count, window), out (batch, count, window, row),
-// all contiguous; a row is everything that one state holds.
+// all contiguous but for the batch and the time of x, whose strides are given; a row is everything
+// that one state holds.
 template <typename T>
 struct Gather {
   const T* x;
@@ -20,6 +21,7 @@ struct Gather {
   const int8_t* weight;
   T* out;
   int64_t batch, length, count, window, row;
+  int64_t batch_stride, time_stride;
 };
 
 }  // namespace sda_fast
@@ -29,22 +31,23 @@ namespace sda_fast::SDA_FAST_VARIANT {
 #ifndef SDA_FAST_GPU
 
 // Gathers windows [begin, end) of the batch * count there are. Neighbouring rows of one weight are
-// neighbours in both x and out: they go as one run.
+// neighbours in out, and mostly in x: they then go as one run.
 template <typename T>
 inline void gather(const Gather<T>& g, int64_t begin, int64_t end) {
+  const bool dense = g.time_stride == g.row;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t b = item / g.count, n = item % g.count;
     const int8_t* weight = g.weight + n * g.window;
     for (int64_t j = 0; j < g.window;) {
       int64_t next = j + 1;
-      while (next < g.window && weight[next] == weight[j]) ++next;
+      while (dense && next < g.window && weight[next] == weight[j]) ++next;
 
       T* out = g.out + (item * g.window + j) * g.row;
       const int64_t size = (next - j) * g.row;
       if (weight[j] == 0) {
         for (int64_t i = 0; i < size; ++i) out[i] = T{};
       } else {
-        const T* x = g.x + (b * g.length + g.start[n] + j) * g.row;
+        const T* x = g.x + b * g.batch_stride + (g.start[n] + j) * g.time_stride;
         if (weight[j] > 0) {
           SDA_FAST_INDEPENDENT
           for (int64_t i = 0; i < size; ++i) out[i] = x[i];
@@ -79,7 +82,7 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(Gather<T> g) {
     if (weight != 0) {
       const int64_t state = g.start[n] + j;
       if (state >= 0 && state < g.length) {
-        value = g.x[(b * g.length + state) * g.row + place];
+        value = g.x[b * g.batch_stride + state * g.time_stride + place];
       } else {
         set_nan(value);
       }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ._dispatch import call, fake_in_place, fake_like, is_native, register
+from ._dispatch import call, fake_in_place, is_native, register
 
 
 def predictor(x: Tensor, eps: Tensor, r: float, b: float) -> Tensor:
@@ -24,7 +24,8 @@ def predictor(x: Tensor, eps: Tensor, r: float, b: float) -> Tensor:
         b: The difference :math:`\sigma(t') - r \sigma(t)`.
 
     Returns:
-        The state :math:`x(t')`, of the same shape.
+        The state :math:`x(t')`, of the same shape, and in the same order in memory where `x` is
+        without gaps.
 
     Raises:
         RuntimeError: If shapes, dtypes or devices differ.
@@ -42,6 +43,10 @@ def predictor_(x: Tensor, eps: Tensor, r: float, b: float) -> None:
         reference.predictor_(x, eps, r, b)
 
 
+def _fake_predictor(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
 def _setup_predictor(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, _, ctx.r, ctx.b = inputs
 
@@ -50,5 +55,5 @@ def _backward_predictor(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return ctx.r * grad, ctx.b * grad, None, None
 
 
-register("predictor", fake_like, _setup_predictor, _backward_predictor)
+register("predictor", _fake_predictor, _setup_predictor, _backward_predictor)
 register("predictor_", fake_in_place)
