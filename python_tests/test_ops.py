@@ -14,7 +14,7 @@ from sda_fast import _native, ops, reference
 pytestmark = pytest.mark.skipif(not _native.available, reason=str(_native.reason))
 
 NATIVE = torch.ops.sda_fast
-DTYPES = [torch.float32, torch.float64]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 STREAM = {"seed": 2**63 + 12345, "step": 7, "correction": 3, "first_sample": 2**20}
 
 
@@ -31,7 +31,11 @@ def threads() -> Iterator[Callable[[int], None]]:
 
 
 def tolerance(dtype: torch.dtype) -> dict[str, float]:
-    return {"rtol": 0, "atol": 2e-6} if dtype == torch.float32 else {"rtol": 0, "atol": 1e-13}
+    """Returns the rounding of a type; of a half type, once, of what is as good as float32's."""
+    if dtype == torch.float64:
+        return {"rtol": 0, "atol": 1e-13}
+    rounding = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps / 2
+    return {"rtol": rounding, "atol": 2e-6}
 
 
 def native(name: str, *args: object, **kwargs: object) -> Tensor:
@@ -115,10 +119,11 @@ def test_gather_and_compose(
             torch.testing.assert_close((gathered * windows).sum(), (x * composed).sum())
 
 
-def test_compose_of_a_published_plan_is_exact() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_compose_of_a_published_plan_is_exact(dtype: torch.dtype) -> None:
     """Gathering and composing with one weight a state gives the trajectory back."""
     start, weight = plan(CENTRE, 17, 5)
-    x = torch.randn(2, 17, 3)
+    x = torch.randn(2, 17, 3, dtype=dtype)
     assert torch.equal(native("compose", native("gather", x, start, weight), start, weight, 17), x)
 
 
@@ -182,9 +187,8 @@ def test_langevin(shape: tuple[int, ...], dtype: torch.dtype) -> None:
         wide = (t.double().reshape(len(t), -1) for t in (x, eps))
         expected = reference.langevin(*wide, 0.3, 0.5, **STREAM).reshape(shape)
         # delta may be large where an event has few elements
-        torch.testing.assert_close(
-            result.double(), expected, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=3e-6
-        )
+        rtol = tolerance(dtype)["rtol"] + (1e-12 if dtype == torch.float64 else 1e-5)
+        torch.testing.assert_close(result.double(), expected, rtol=rtol, atol=3e-6)
 
     for work in (x.clone(), scattered(x)):
         native("langevin_", work, scattered(eps), 0.3, 0.5, **STREAM)
@@ -198,9 +202,7 @@ def test_philox_normal(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     reference.philox_normal_(expected, **STREAM)
     for out in (torch.zeros(*shape, dtype=dtype), scattered(torch.zeros(*shape, dtype=dtype))):
         native("philox_normal_", out, **STREAM)
-        torch.testing.assert_close(
-            out.double(), expected, rtol=0, atol=1e-6 if dtype == torch.float32 else 2e-14
-        )
+        torch.testing.assert_close(out.double(), expected, **tolerance(dtype))
 
 
 def test_langevin_leaves_still_samples() -> None:
@@ -289,7 +291,9 @@ start = torch.tensor([0, 3, 3, 8])
 weight = torch.tensor([[1, 1, 1, 1], [-1, -1, 0, 0], [1, 1, 1, 1], [1, -1, 1, 0]])
 weight = weight.to(torch.int8)
 stream = dict(seed=5, step=6, correction=7)
-for dtype, atol in ((torch.float32, 2e-6), (torch.float64, 1e-13)):
+for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+    rtol = torch.finfo(dtype).eps / 2 if dtype.itemsize == 2 else 0
+    atol = 1e-13 if dtype == torch.float64 else 2e-6
     x, eps = torch.randn(2, 3, 11, 37, dtype=dtype)
     with ops.backend("native"):
         w = ops.gather(x, start, weight)
@@ -300,7 +304,25 @@ for dtype, atol in ((torch.float32, 2e-6), (torch.float64, 1e-13)):
     expected = [w, reference.compose(w, start, weight, 11), reference.predictor(x, eps, 0.9, 0.1),
                 reference.langevin(x, eps, 0.3, 0.5, **stream)]
     for a, b in zip(results, expected):
-        torch.testing.assert_close(a.double(), b, rtol=0, atol=atol)
+        torch.testing.assert_close(a.double(), b, rtol=rtol, atol=atol)
+
+# every rounding: all numbers plus parts of their last place, exact in float32
+for dtype in (torch.bfloat16, torch.float16):
+    every = torch.arange(-32768, 32768, dtype=torch.int16)
+    numbers, beyond = every.view(dtype), (every.clamp(max=32766) + 1).view(dtype)
+    place = beyond.double() - numbers.double()
+    finite = numbers.isfinite() & beyond.isfinite()
+    x, eps = numbers[finite], place[finite].to(dtype)
+    for b in (0.0, 0.25, 0.5 - 2**-12, 0.5, 0.5 + 2**-12, 0.75, 1.0, 1.5):
+        exact = x.double() + b * eps.double()
+        assert torch.equal(exact.float().double(), exact)
+        with ops.backend("native"):
+            assert torch.equal(ops.predictor(x, eps, 1.0, b), exact.float().to(dtype))
+    for r in (1.0, -0.5, 1.25, 2.0**-20, 1000.0):  # infinities, NaN and subnormal numbers too
+        with ops.backend("native"):
+            result = ops.predictor(numbers, torch.zeros_like(numbers), r, 0.0)
+        expected = (numbers.float() * torch.tensor(r)).to(dtype)
+        torch.testing.assert_close(result, expected, rtol=0, atol=0, equal_nan=True)
 """
 
 
@@ -447,13 +469,12 @@ def test_backend() -> None:
         ops.backend("fast").__enter__()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_unserved_types(dtype: torch.dtype) -> None:
-    x = torch.ones(2, 3, dtype=dtype)
-    assert ops.unserved(torch.ones(2)) is None
-    assert "float32 and float64" in str(ops.unserved(x))
+def test_unserved_types() -> None:
+    x = torch.ones(2, 3, dtype=torch.complex64)
+    assert all(ops.unserved(torch.ones(2, dtype=dtype)) is None for dtype in DTYPES)
+    assert "float32, float64, bfloat16 and float16, not complex64" in str(ops.unserved(x))
     assert torch.equal(ops.predictor(x, x, 0.5, 0.5), x)
-    with pytest.raises(RuntimeError, match=f"the backend is native, but .* {str(dtype)[6:]}"):
+    with pytest.raises(RuntimeError, match="the backend is native, but .* complex64"):
         native("predictor", x, x, 0.5, 0.5)
     assert "device meta" in str(ops.unserved(torch.ones(2, device="meta")))
 
@@ -467,8 +488,8 @@ START, WEIGHT = torch.tensor([0, 2]), torch.ones(2, 3, dtype=torch.int8)
     [
         (lambda: NATIVE.gather(X[0], START, WEIGHT), r"x must have at least 3 .* shape \(5, 3\)"),
         (
-            lambda: NATIVE.gather(X.half(), START, WEIGHT),
-            "x must be float32 or float64, but is float16",
+            lambda: NATIVE.gather(X.int(), START, WEIGHT),
+            "x must be float32, float64, bfloat16 or float16, but is int32",
         ),
         (lambda: NATIVE.gather(X, START.int(), WEIGHT), "start must be int64 .* is int32"),
         (lambda: NATIVE.gather(X, START, WEIGHT.long()), "weight must be int8 .* is int64"),

@@ -21,6 +21,7 @@ __all__ = [
     "philox_normal_",
     "predictor",
     "predictor_",
+    "widen",
 ]
 
 import math
@@ -31,7 +32,7 @@ from torch import Tensor
 MASK32 = 0xFFFFFFFF
 
 
-def _widen(x: Tensor) -> Tensor:
+def widen(x: Tensor) -> Tensor:
     """Returns a tensor of a half type in float32, in which its arithmetic is done."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
@@ -82,7 +83,7 @@ def compose(windows: Tensor, start: Tensor, weight: Tensor, length: int) -> Tens
     """
     n, j, i = _rows(start, weight)
     dtype = windows.dtype
-    windows = _widen(windows).unflatten(2, (weight.shape[1], -1))
+    windows = widen(windows).unflatten(2, (weight.shape[1], -1))
     scale = weight[n, j].to(windows.dtype).reshape(-1, *(1,) * (windows.ndim - 3))
 
     x = windows.new_zeros(windows.shape[0], length, *windows.shape[3:])
@@ -99,7 +100,7 @@ def predictor(x: Tensor, eps: Tensor, r: float, b: float) -> Tensor:
         r: The ratio :math:`\mu(t') / \mu(t)`.
         b: The difference :math:`\sigma(t') - r \sigma(t)`.
     """
-    return (r * _widen(x) + b * _widen(eps)).to(x.dtype)
+    return (r * widen(x) + b * widen(eps)).to(x.dtype)
 
 
 def predictor_(x: Tensor, eps: Tensor, r: float, b: float) -> None:
@@ -137,7 +138,7 @@ def langevin(
         correction: The number of this correction among those of its step.
         first_sample: The number of the first sample of the batch.
     """
-    dtype, x, eps = x.dtype, _widen(x), _widen(eps)
+    dtype, x, eps = x.dtype, widen(x), widen(eps)
     z = torch.empty_like(x)
     philox_normal_(z, seed=seed, step=step, correction=correction, first_sample=first_sample)
 

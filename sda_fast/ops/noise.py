@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ._batch import check_alike, in_place, join, split
 from ._dispatch import call, fake_in_place, fake_like, is_native, register
 
 
@@ -47,6 +48,7 @@ def langevin(
     step: int,
     correction: int = 0,
     first_sample: int = 0,
+    batch_dims: int = 1,
 ) -> Tensor:
     r"""Takes a Langevin correction (Rozet & Louppe 2023, algorithm 4).
 
@@ -69,15 +71,21 @@ def langevin(
         correction: The number of this correction among those of its step, below :math:`2^{16}`.
         first_sample: The number of the batch's first sample: a batch that is worked on in parts
             gets the numbers of the whole.
+        batch_dims: The number of leading dimensions that count samples, in row-major order: more
+            than one, or 0 for a single sample without a batch.
 
     Returns:
         The corrected states, of the same shape.
 
     Raises:
         RuntimeError: If shapes, dtypes or devices differ.
-        ValueError: If a number of the stream is out of range.
+        ValueError: If a number of the stream or `batch_dims` is out of range.
     """
     stream = _stream(seed, step, correction, first_sample)
+    if batch_dims != 1:
+        check_alike(eps, x)
+        batch, x, eps = x.shape[:batch_dims], join("x", x, batch_dims), join("eps", eps, batch_dims)
+        return split(langevin(x, eps, sigma, tau, **stream), batch)
     if is_native(x, eps):
         return call(torch.ops.sda_fast.langevin.default, x, eps, sigma, tau, *stream.values())
     return reference.langevin(x, eps, sigma, tau, **stream)
@@ -93,17 +101,28 @@ def langevin_(
     step: int,
     correction: int = 0,
     first_sample: int = 0,
+    batch_dims: int = 1,
 ) -> None:
     """Takes the correction of :func:`langevin` in place, on an `x` of any strides."""
     stream = _stream(seed, step, correction, first_sample)
-    if is_native(x, eps, in_place=True):
+    if batch_dims != 1:
+        check_alike(eps, x)
+        beside = join("eps", eps, batch_dims)
+        in_place("x", x, batch_dims, lambda x: langevin_(x, beside, sigma, tau, **stream))
+    elif is_native(x, eps, in_place=True):
         torch.ops.sda_fast.langevin_.default(x, eps, sigma, tau, *stream.values())
     else:
         reference.langevin_(x, eps, sigma, tau, **stream)
 
 
 def philox_normal_(
-    out: Tensor, *, seed: int, step: int, correction: int = 0, first_sample: int = 0
+    out: Tensor,
+    *,
+    seed: int,
+    step: int,
+    correction: int = 0,
+    first_sample: int = 0,
+    batch_dims: int = 1,
 ) -> None:
     r"""Fills a tensor with standard normal numbers that are a function of their place alone.
 
@@ -119,12 +138,15 @@ def philox_normal_(
         step: The step, below :math:`2^{32}`.
         correction: The correction, below :math:`2^{16}`.
         first_sample: The number of the batch's first sample, below :math:`2^{32}`.
+        batch_dims: The number of leading dimensions that count samples, as for :func:`langevin`.
 
     Raises:
-        ValueError: If a number of the stream is out of range.
+        ValueError: If a number of the stream or `batch_dims` is out of range.
     """
     stream = _stream(seed, step, correction, first_sample)
-    if is_native(out, in_place=True):
+    if batch_dims != 1:
+        in_place("out", out, batch_dims, lambda out: philox_normal_(out, **stream))
+    elif is_native(out, in_place=True):
         torch.ops.sda_fast.philox_normal_.default(out, *stream.values())
     else:
         reference.philox_normal_(out, **stream)
@@ -144,7 +166,8 @@ def _backward_langevin(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
     where the second term comes from :math:`\delta`, and :math:`z` is generated once more.
     """
-    (eps,) = ctx.saved_tensors
+    dtype = grad.dtype
+    grad_x, grad, eps = grad, reference.widen(grad), reference.widen(*ctx.saved_tensors)
     size = max(1, math.prod(eps.shape[1:]))
     event = tuple(range(1, eps.ndim)) or None
 
@@ -163,7 +186,7 @@ def _backward_langevin(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     scale = torch.where(still, 0.0, 2 / (size * torch.where(still, 1.0, mean)))
 
     grad_eps = ctx.sigma * (scale * along * eps - delta * grad)
-    return grad, grad_eps, None, None, None, None, None, None
+    return grad_x, grad_eps.to(dtype), None, None, None, None, None, None
 
 
 register("langevin", fake_like, _setup_langevin, _backward_langevin)

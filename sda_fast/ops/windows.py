@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ._batch import join, split
 from ._dispatch import call, is_native, register
 
 
-def gather(x: Tensor, start: Tensor, weight: Tensor) -> Tensor:
+def gather(x: Tensor, start: Tensor, weight: Tensor, *, batch_dims: int = 1) -> Tensor:
     r"""Gathers the windows of trajectories.
 
     .. math:: w_{n, j} = \text{weight}_{n, j} \, x_{\text{start}_n + j}
@@ -23,21 +24,28 @@ def gather(x: Tensor, start: Tensor, weight: Tensor) -> Tensor:
             bfloat16 or float16.
         start: The first state of each window, int64 with shape :math:`(N)`, ascending.
         weight: The weights -1, 0 or +1 of the windows' rows, int8 with shape :math:`(N, w)`.
+        batch_dims: The number of leading dimensions of `x` that count samples, in row-major
+            order: more than one, or 0 for a single sample without a batch.
 
     Returns:
         The windows, with shape :math:`(B, N, w C, *)`.
 
     Raises:
+        ValueError: If `x` does not have so many dimensions as `batch_dims` says.
         RuntimeError: If a shape or dtype does not fit. On the CPU also if `start` does not ascend
             or a row of non-zero weight lies beyond the trajectory; on a GPU, where looking would
             mean to wait for it, such a row is NaN.
     """
+    if batch_dims != 1:
+        return split(gather(join("x", x, batch_dims), start, weight), x.shape[:batch_dims])
     if is_native(x):
         return call(torch.ops.sda_fast.gather.default, x, start, weight)
     return reference.gather(x, start, weight)
 
 
-def compose(windows: Tensor, start: Tensor, weight: Tensor, length: int) -> Tensor:
+def compose(
+    windows: Tensor, start: Tensor, weight: Tensor, length: int, *, batch_dims: int = 1
+) -> Tensor:
     r"""Composes what was estimated for windows into the trajectories', the adjoint of `gather`.
 
     .. math:: x_i = \sum_{\text{start}_n + j = i} \text{weight}_{n, j} \, w_{n, j}
@@ -51,6 +59,7 @@ def compose(windows: Tensor, start: Tensor, weight: Tensor, length: int) -> Tens
         start: The first state of each window, int64 with shape :math:`(N)`, ascending.
         weight: The weights -1, 0 or +1 of the windows' rows, int8 with shape :math:`(N, w)`.
         length: The length :math:`L` of the trajectories.
+        batch_dims: The number of leading dimensions that count samples, as for :func:`gather`.
 
     Returns:
         The trajectories, with shape :math:`(B, L, C, *)`.
@@ -58,6 +67,9 @@ def compose(windows: Tensor, start: Tensor, weight: Tensor, length: int) -> Tens
     Raises:
         RuntimeError: As for :func:`gather`; on a GPU, rows beyond the trajectory are left out.
     """
+    if batch_dims != 1:
+        samples = compose(join("windows", windows, batch_dims), start, weight, length)
+        return split(samples, windows.shape[:batch_dims])
     if is_native(windows):
         return call(torch.ops.sda_fast.compose.default, windows, start, weight, length)
     return reference.compose(windows, start, weight, length)
