@@ -24,7 +24,7 @@ from sda_fast import _native, ops, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("compose", "gather", "langevin", "langevin_", "philox_normal_", "predictor", "predictor_")
-DTYPES = [torch.float32, torch.float64]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 STREAM = {"seed": -12345, "step": 7, "correction": 3, "first_sample": 2**20}
 
 pytestmark = [
@@ -154,10 +154,12 @@ def emulated(emulator: torch.library.Library) -> Emulated:
 
 
 def close(a: Tensor, b: Tensor, dtype: torch.dtype, scale: float = 1.0) -> None:
-    """Compares to the rounding of a type, of numbers of a size."""
+    """Compares to the rounding of a type, of numbers of a size; of a half type, to its rounding of
+    what is as good as float32's."""
     assert a.dtype == dtype
-    atol = scale * (2e-6 if dtype == torch.float32 else 1e-13)
-    torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=atol)
+    atol = scale * (1e-13 if dtype == torch.float64 else 2e-6)
+    rtol = torch.finfo(dtype).eps / 2 if dtype.itemsize == 2 else 0
+    torch.testing.assert_close(a.double(), b.double(), rtol=rtol, atol=atol)
 
 
 def scattered(x: Tensor) -> Tensor:
@@ -206,11 +208,11 @@ def test_noise_is_the_library_s(
     call: Emulated | Device, batch: int, dtype: torch.dtype, aligned: bool
 ) -> None:
     for size in EDGES:
-        expected = torch.zeros(batch, size, dtype=dtype)
+        expected = torch.zeros(batch, size, dtype=torch.promote_types(dtype, torch.float32))
         with ops.backend("native"):
             ops.philox_normal_(expected, **STREAM)
-        z = call("philox_normal_", torch.zeros_like(expected), *STREAM.values(), aligned=aligned)
-        torch.testing.assert_close(z, expected, rtol=0, atol=1e-6)
+        out = torch.zeros(batch, size, dtype=dtype)
+        close(call("philox_normal_", out, *STREAM.values(), aligned=aligned), expected, dtype)
 
 
 @each_dtype
@@ -253,6 +255,34 @@ def test_special_samples(call: Emulated | Device) -> None:
         assert result[2].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=lambda d: str(d)[6:])
+def test_half_numbers(call: Emulated | Device, dtype: torch.dtype) -> None:
+    """Every number, and every rounding: numbers plus parts of their last place."""
+    every = torch.arange(-32768, 32768, dtype=torch.int16)
+    numbers, beyond = every.view(dtype), (every.clamp(max=32766) + 1).view(dtype)
+    scaled = call("predictor", numbers, torch.zeros_like(numbers), 1.25, 0.0)
+    expected = (1.25 * numbers.float()).to(dtype)
+    torch.testing.assert_close(scaled, expected, rtol=0, atol=0, equal_nan=True)
+
+    finite = numbers.isfinite() & beyond.isfinite()
+    x, eps = numbers[finite], (beyond.double() - numbers.double())[finite].to(dtype)
+    for b in (0.5 - 2**-12, 0.5, 0.5 + 2**-12):
+        exact = x.double() + b * eps.double()
+        assert torch.equal(call("predictor", x, eps, 1.0, b), exact.float().to(dtype))
+
+
+@each_dtype
+def test_dense_layouts(call: Emulated | Device, dtype: torch.dtype) -> None:
+    """The step walks memory in x's order, and its result lies in that order too."""
+    x, eps = torch.randn(2, 3, 5, 7, dtype=dtype).transpose(1, 3)
+    expected = reference.predictor(x.double(), eps.double(), 0.9, -0.3)
+    result = call("predictor", x, eps, 0.9, -0.3)
+    close(result, expected, dtype)
+    assert result.stride() == x.stride()
+    assert torch.equal(call("predictor", x, eps.contiguous(), 0.9, -0.3), result)
+    assert torch.equal(call("predictor_", x.clone(), eps, 0.9, -0.3), result)
+
+
 # Windows
 
 
@@ -286,6 +316,16 @@ def test_gather_and_compose(
         assert torch.equal(call("compose", scattered(windows), start, weight, states), composed)
         x = scattered(x)
         assert torch.equal(call("gather", x, start, weight), reference.gather(x, start, weight))
+
+        # rows that are contiguous, at any strides: the states of every other trajectory and time
+        apart = torch.full((2 * batch + 1, 2 * states, *row), torch.nan, dtype=dtype)
+        apart[1::2, ::2] = x
+        y = apart[1::2, ::2]
+        assert torch.equal(call("gather", y, start, weight), reference.gather(x, start, weight))
+        apart = torch.full((len(start), batch, 2, *windows.shape[2:]), torch.nan, dtype=dtype)
+        apart[:, :, 1] = windows.transpose(0, 1)
+        y = apart[:, :, 1].transpose(0, 1)
+        assert torch.equal(call("compose", y, start, weight, states), composed)
 
 
 def test_no_windows(call: Emulated | Device) -> None:

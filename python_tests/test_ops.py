@@ -474,7 +474,7 @@ def test_unserved_types() -> None:
     assert all(ops.unserved(torch.ones(2, dtype=dtype)) is None for dtype in DTYPES)
     assert "float32, float64, bfloat16 and float16, not complex64" in str(ops.unserved(x))
     assert torch.equal(ops.predictor(x, x, 0.5, 0.5), x)
-    with pytest.raises(RuntimeError, match="the backend is native, but .* complex64"):
+    with pytest.raises(RuntimeError, match=r"the backend is native, but .* complex64"):
         native("predictor", x, x, 0.5, 0.5)
     assert "device meta" in str(ops.unserved(torch.ones(2, device="meta")))
 
