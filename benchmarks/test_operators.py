@@ -14,6 +14,7 @@ from sda_fast import Centre, Junction, ops
 
 SIZES = {"small": (1, 65, 3), "medium": (128, 65, 3), "large": (128, 1024, 64)}
 BACKENDS = ("native", "reference")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @pytest.fixture(params=SIZES)
@@ -26,42 +27,54 @@ def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(params=DTYPES)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return DTYPES[request.param]
+
+
+def title(operator: str, size: str, dtype: torch.dtype) -> str:
+    return f"{operator} {size} {str(dtype)[6:]} ({torch.get_num_threads()} threads)"
+
+
 def compare(benchmark, group: str, backend: str, run: Callable[[], torch.Tensor]) -> None:
     """Checks that both backends agree, then times one of them."""
     with torch.no_grad():
         with ops.backend("reference"):
             expected = run()
         with ops.backend(backend):
-            torch.testing.assert_close(run(), expected, rtol=1e-4, atol=1e-5)
-            benchmark.group = f"{group} ({torch.get_num_threads()} threads)"
+            result = run()
+            rtol = max(1e-4, torch.finfo(result.dtype).eps)
+            torch.testing.assert_close(result, expected, rtol=rtol, atol=1e-5)
+            benchmark.group = group
             benchmark(run)
 
 
 @pytest.mark.parametrize("rule", [Centre(2), Junction(9, 4)], ids=["centre", "junction"])
-def test_gather(benchmark, backend: str, size: str, rule):
-    x = torch.randn(SIZES[size])
+def test_gather(benchmark, backend: str, size: str, dtype: torch.dtype, rule):
+    x = torch.randn(SIZES[size], dtype=dtype)
     plan = rule.plan(x.shape[1])
-    group = f"gather {type(rule).__name__} {size}"
+    group = title(f"gather {type(rule).__name__}", size, dtype)
 
     compare(benchmark, group, backend, lambda: ops.gather(x, plan.start, plan.mask))
 
 
 @pytest.mark.parametrize("rule", [Centre(2), Junction(9, 4)], ids=["centre", "junction"])
-def test_compose(benchmark, backend: str, size: str, rule):
+def test_compose(benchmark, backend: str, size: str, dtype: torch.dtype, rule):
     batch, length, features = SIZES[size]
     plan = rule.plan(length)
-    windows = torch.randn(batch, len(plan), plan.window * features)
-    group = f"compose {type(rule).__name__} {size}"
+    windows = torch.randn(batch, len(plan), plan.window * features, dtype=dtype)
+    group = title(f"compose {type(rule).__name__}", size, dtype)
 
     compare(
         benchmark, group, backend, lambda: ops.compose(windows, plan.start, plan.weight, length)
     )
 
 
-def test_predictor(benchmark, backend: str, size: str):
-    x, eps = torch.randn(2, *SIZES[size])
+def test_predictor(benchmark, backend: str, size: str, dtype: torch.dtype):
+    x, eps = torch.randn(2, *SIZES[size], dtype=dtype)
+    group = title("predictor", size, dtype)
 
-    compare(benchmark, f"predictor {size}", backend, lambda: ops.predictor(x, eps, 1.01, -0.02))
+    compare(benchmark, group, backend, lambda: ops.predictor(x, eps, 1.01, -0.02))
 
 
 # The reference of what draws noise is an oracle, far slower than what one would use: the other side
@@ -69,9 +82,9 @@ def test_predictor(benchmark, backend: str, size: str):
 
 
 @pytest.mark.parametrize("source", ["native", "torch"])
-def test_langevin(benchmark, source: str, size: str):
-    x, eps = torch.randn(2, *SIZES[size])
-    benchmark.group = f"langevin {size} ({torch.get_num_threads()} threads)"
+def test_langevin(benchmark, source: str, size: str, dtype: torch.dtype):
+    x, eps = torch.randn(2, *SIZES[size], dtype=dtype)
+    benchmark.group = title("langevin", size, dtype)
 
     def eager() -> torch.Tensor:
         z = torch.randn_like(x)
@@ -86,9 +99,9 @@ def test_langevin(benchmark, source: str, size: str):
 
 
 @pytest.mark.parametrize("source", ["native", "torch"])
-def test_noise(benchmark, source: str, size: str):
-    x = torch.empty(SIZES[size])
-    benchmark.group = f"noise {size} ({torch.get_num_threads()} threads)"
+def test_noise(benchmark, source: str, size: str, dtype: torch.dtype):
+    x = torch.empty(SIZES[size], dtype=dtype)
+    benchmark.group = title("noise", size, dtype)
 
     with ops.backend("native"):
         benchmark(x.normal_ if source == "torch" else lambda: ops.philox_normal_(x, seed=1, step=2))

@@ -388,6 +388,25 @@ def test_gradients(name: str) -> None:
     assert torch.autograd.gradgradcheck(f, inputs)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", FUNCTIONAL)
+def test_gradients_of_half_types(name: str, dtype: torch.dtype) -> None:
+    """They are computed in float32 too, and rounded as they are handed back."""
+    args = arguments(name)
+    count = sum(isinstance(a, Tensor) and a.is_floating_point() for a in args)
+    half = [a.to(dtype).requires_grad_() for a in args[:count]]
+    wide = [a.detach().double().requires_grad_() for a in half]
+    cotangent = torch.randn_like(getattr(NATIVE, name)(*half, *args[count:]))
+
+    results = []
+    for inputs in (half, wide):
+        result = getattr(NATIVE, name)(*inputs, *args[count:])
+        results.append(torch.autograd.grad(result, inputs, cotangent.to(result.dtype)))
+    for a, b in zip(*results, strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a.double(), b, rtol=torch.finfo(dtype).eps, atol=1e-5)
+
+
 def test_gradient_of_a_still_sample_is_finite() -> None:
     x = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
     eps = torch.zeros(2, 5, dtype=torch.float64)

@@ -60,8 +60,7 @@ inline void compose(const Compose<T>& c, int64_t begin, int64_t end) {
     if (high < low) high = low;
     while (high < c.count && c.start[high] <= i) ++high;
 
-    for (int64_t place = 0; place < c.row; place += kRun) {
-      const int64_t size = c.row - place < kRun ? c.row - place : kRun;
+    for_runs<T>(c.row, [&](int64_t place, int64_t size) {
       Narrowed<T> sum(c.out + item * c.row + place);
       bool empty = true;
       for (int64_t n = low; n < high; ++n) {
@@ -89,7 +88,7 @@ inline void compose(const Compose<T>& c, int64_t begin, int64_t end) {
         for (int64_t e = 0; e < size; ++e) sum[e] = 0;
       }
       sum.store(size);
-    }
+    });
   }
 }
 

@@ -57,15 +57,14 @@ inline double block_square_sum(const T* block, int64_t n) {
   constexpr int kLanes = 32;
   static_assert(kRun % kLanes == 0);
   Accumulate<T> lanes[kLanes] = {};
-  for (int64_t first = 0; first < n; first += kRun) {
-    const int64_t size = n - first < kRun ? n - first : kRun;
+  for_runs<T>(n, [&](int64_t first, int64_t size) {
     const Widened<T> eps(block + first, size);
     int64_t i = 0;
     for (; i + kLanes <= size; i += kLanes) {
       for (int k = 0; k < kLanes; ++k) lanes[k] = multiply_add(eps[i + k], eps[i + k], lanes[k]);
     }
     for (int k = 0; i + k < size; ++k) lanes[k] = multiply_add(eps[i + k], eps[i + k], lanes[k]);
-  }
+  });
 
   double sums[kLanes];
   for (int k = 0; k < kLanes; ++k) sums[k] = static_cast<double>(lanes[k]);

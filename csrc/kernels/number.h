@@ -129,7 +129,7 @@ SDA_FAST_FN Float16 operator-(Float16 a) { return {static_cast<uint16_t>(a.bits 
 #ifndef SDA_FAST_GPU
 
 // Arrays, for loops on the CPU: a run of at most kRun numbers is widened, worked on and narrowed as
-// a whole, which vectorises. Of float and double nothing is copied.
+// a whole, which vectorises. Float and double are worked on where they lie.
 
 constexpr int64_t kRun = 512;
 
@@ -162,6 +162,18 @@ SDA_FAST_FN void narrow(const float* from, Float16* to, int64_t n) {
 }
 
 #endif
+
+// Calls f(first, size) for each run of n numbers: all of them, if nothing is copied.
+template <typename T, typename F>
+SDA_FAST_FN void for_runs(int64_t n, const F& f) {
+  if constexpr (sizeof(T) == sizeof(Accumulate<T>)) {
+    f(int64_t{0}, n);
+  } else {
+    for (int64_t first = 0; first < n; first += kRun) {
+      f(first, n - first < kRun ? n - first : kRun);
+    }
+  }
+}
 
 // A run to read.
 template <typename T>

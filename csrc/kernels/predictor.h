@@ -33,14 +33,14 @@ SDA_FAST_FN T predictor_element(T x, T eps, T r, T b) {
 template <typename T>
 inline void predictor(const Predictor<T>& p, int64_t begin, int64_t end) {
   const auto r = p.r, b = p.b;
-  for (int64_t i = begin; i < end; i += kRun) {
-    const int64_t n = end - i < kRun ? end - i : kRun;
-    const Widened<T> x(p.x + i, n), eps(p.eps + i, n);
+  for_runs<T>(end - begin, [&](int64_t first, int64_t size) {
+    const int64_t i = begin + first;
+    const Widened<T> x(p.x + i, size), eps(p.eps + i, size);
     Narrowed<T> out(p.out + i);
     SDA_FAST_INDEPENDENT
-    for (int64_t k = 0; k < n; ++k) out[k] = predictor_element(x[k], eps[k], r, b);
-    out.store(n);
-  }
+    for (int64_t k = 0; k < size; ++k) out[k] = predictor_element(x[k], eps[k], r, b);
+    out.store(size);
+  });
 }
 
 #else
