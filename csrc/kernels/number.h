@@ -195,6 +195,7 @@ struct Narrowed {
   float numbers[kRun];
 };
 
+// Both, where the numbers lie.
 template <typename T>
 struct InPlaceRun {
   SDA_FAST_FN explicit InPlaceRun(T* run, int64_t = 0) : run(run) {}

@@ -1,8 +1,8 @@
 #pragma once
 
 // Four neighbouring elements of an array, what a thread of a CUDA kernel works on at a time, as
-// many as the noise is made of. The device loads and stores them at once: 16 bytes of float, twice
-// that of double, and of the half types 8, which a warp joins to whole lines just the same.
+// many as the noise is made in. The device loads and stores 16 bytes at once of float and double,
+// and 8 of the half types: a warp's accesses still fill whole lines of 128 bytes.
 
 #include "number.h"
 
@@ -27,7 +27,7 @@ struct Arithmetic<SDA_FAST_VARIANT::Quad<T>> {
 namespace sda_fast::SDA_FAST_VARIANT {
 
 // The elements at p, of which `left` lie in the array; zero for the others. kAligned: p is aligned
-// to 16 bytes.
+// like a quad.
 template <bool kAligned, typename T>
 __device__ __forceinline__ Quad<T> load_quad(const T* p, int64_t left) {
   if (kAligned && left >= 4) return *reinterpret_cast<const Quad<T>*>(p);
