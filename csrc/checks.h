@@ -120,6 +120,17 @@ inline int64_t check_windows(const Tensor& windows, const Tensor& weight, int64_
   return windows.size(2) / window;
 }
 
+// x must have the shape (B, L, C, *) of what the windows are composed into.
+inline void check_composed(const Tensor& x, const Tensor& windows, int64_t channels) {
+  bool same = x.dim() == windows.dim() && x.size(0) == windows.size(0) && x.size(2) == channels;
+  for (int64_t d = 3; same && d < x.dim(); ++d) same = x.size(d) == windows.size(d);
+  check(same, "x must have the shape (B, L, C, *) of the composed windows, with C = ", channels,
+        " for windows of shape ", shape_of(windows), ", but has ", shape_of(x), ".");
+  check(x.scalar_type() == windows.scalar_type(), "x must have the dtype of windows, ",
+        dtype_of(windows), ", but has ", dtype_of(x), ".");
+  check_same_device("x", x, "windows", windows);
+}
+
 // The numbers that place a stream of noise, each within the word that it fills.
 inline NoiseKey check_noise(const Tensor& x, int64_t seed, int64_t step, int64_t correction,
                             int64_t first_sample) {

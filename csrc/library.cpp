@@ -18,8 +18,22 @@
 STABLE_TORCH_LIBRARY(sda_fast, m) {
   m.def("gather(Tensor x, Tensor start, Tensor weight) -> Tensor");
   m.def("compose(Tensor windows, Tensor start, Tensor weight, SymInt length) -> Tensor");
+  m.def(
+      "compose_denoise(Tensor windows, Tensor start, Tensor weight, Tensor x, float mu, "
+      "float sigma) -> (Tensor, Tensor)");
+  m.def("denoise(Tensor x, Tensor eps, float mu, float sigma) -> Tensor");
   m.def("predictor(Tensor x, Tensor eps, float r, float b) -> Tensor");
   m.def("predictor_(Tensor(a!) x, Tensor eps, float r, float b) -> ()");
+  m.def("multistep(Tensor x, Tensor[] eps, float r, float[] b) -> Tensor");
+  m.def("multistep_(Tensor(a!) x, Tensor[] eps, float r, float[] b) -> ()");
+  m.def("guide(Tensor eps, Tensor direct, Tensor? through, float mu, float sigma) -> Tensor");
+  m.def("guide_(Tensor(a!) eps, Tensor direct, Tensor? through, float mu, float sigma) -> ()");
+  m.def(
+      "guide_predictor_(Tensor(a!) x, Tensor(b!) eps, Tensor direct, Tensor? through, float mu, "
+      "float sigma, float r, float b, Tensor[] past, float[] past_b) -> ()");
+  m.def(
+      "guide_langevin_(Tensor(a!) x, Tensor(b!) eps, Tensor direct, Tensor? through, float mu, "
+      "float sigma, float tau, int seed, int step, int correction, int first_sample) -> ()");
   m.def(
       "langevin(Tensor x, Tensor eps, float sigma, float tau, int seed, int step, int correction, "
       "int first_sample) -> Tensor");

@@ -14,9 +14,17 @@ Windows and compositions are described by two integer tensors, the rows of a
 
 __all__ = [
     "compose",
+    "compose_denoise",
+    "denoise",
     "gather",
+    "guide",
+    "guide_",
+    "guide_langevin_",
+    "guide_predictor_",
     "langevin",
     "langevin_",
+    "multistep",
+    "multistep_",
     "philox",
     "philox_normal_",
     "predictor",
@@ -108,6 +116,106 @@ def predictor_(x: Tensor, eps: Tensor, r: float, b: float) -> None:
     x.copy_(predictor(x, eps, r, b))
 
 
+def multistep(x: Tensor, eps: list[Tensor], r: float, b: list[float]) -> Tensor:
+    r"""Takes a step of an exponential Adams-Bashforth predictor.
+
+    .. math:: r x + \sum_j b_j \epsilon_j
+
+    Arguments:
+        x: The state :math:`x(t)`.
+        eps: The last noise estimates, each of the same shape.
+        r: The ratio :math:`\mu(t') / \mu(t)`.
+        b: The estimates' weights.
+    """
+    out = r * widen(x)
+    for e, weight in zip(eps, b, strict=True):
+        out = out + weight * widen(e)
+
+    return out.to(x.dtype)
+
+
+def multistep_(x: Tensor, eps: list[Tensor], r: float, b: list[float]) -> None:
+    """Takes the step of :func:`multistep` in place."""
+    x.copy_(multistep(x, eps, r, b))
+
+
+def denoise(x: Tensor, eps: Tensor, mu: float, sigma: float) -> Tensor:
+    r"""Predicts the state without its noise, :math:`(x - \sigma \epsilon) / \mu`.
+
+    Arguments:
+        x: The state :math:`x(t)`.
+        eps: The noise estimate :math:`\epsilon(x(t), t)`, of the same shape.
+        mu: The signal level :math:`\mu(t)`.
+        sigma: The noise level :math:`\sigma(t)`.
+    """
+    return ((widen(x) - sigma * widen(eps)) / mu).to(x.dtype)
+
+
+def compose_denoise(
+    windows: Tensor, start: Tensor, weight: Tensor, x: Tensor, mu: float, sigma: float
+) -> tuple[Tensor, Tensor]:
+    r"""Composes the windows' noise estimates and denoises with the result.
+
+    Arguments:
+        windows: The noise estimates of the windows, as for :func:`compose`.
+        start: The first state of each window, with shape :math:`(N)`, ascending.
+        weight: The weights of the windows' rows, with shape :math:`(N, w)`.
+        x: The trajectories :math:`x(t)`, with shape :math:`(B, L, C, *)`.
+        mu: The signal level :math:`\mu(t)`.
+        sigma: The noise level :math:`\sigma(t)`.
+
+    Returns:
+        The noise estimate and the denoised trajectories, both with the shape of `x`.
+    """
+    eps = compose(windows, start, weight, x.shape[1])
+
+    return eps, denoise(x, eps, mu, sigma)
+
+
+def guide(eps: Tensor, direct: Tensor, through: Tensor | None, mu: float, sigma: float) -> Tensor:
+    r"""Makes a noise estimate the posterior's.
+
+    .. math:: \epsilon - \frac{\sigma}{\mu} (g - \sigma J^\top g)
+
+    Arguments:
+        eps: The prior's noise estimate.
+        direct: The gradient :math:`g` of the log-likelihood with respect to the denoised state.
+        through: The product :math:`J^\top g` with the Jacobian of the estimate, or None to leave it
+            out.
+        mu: The signal level :math:`\mu(t)`.
+        sigma: The noise level :math:`\sigma(t)`.
+    """
+    gradient = widen(direct)
+    if through is not None:
+        gradient = gradient - sigma * widen(through)
+
+    return (widen(eps) - sigma / mu * gradient).to(eps.dtype)
+
+
+def guide_(eps: Tensor, direct: Tensor, through: Tensor | None, mu: float, sigma: float) -> None:
+    """Makes the posterior's estimate of :func:`guide` in place."""
+    eps.copy_(guide(eps, direct, through, mu, sigma))
+
+
+def guide_predictor_(
+    x: Tensor,
+    eps: Tensor,
+    direct: Tensor,
+    through: Tensor | None,
+    mu: float,
+    sigma: float,
+    r: float,
+    b: float,
+    past: list[Tensor],
+    past_b: list[float],
+) -> None:
+    """Makes `eps` the posterior's, :func:`guide`, and steps `x` with it, :func:`multistep`."""
+    guided = guide(eps, direct, through, mu, sigma)
+    stepped = multistep(x, [guided, *past], r, [b, *past_b])
+    eps.copy_(guided)
+    x.copy_(stepped)
+
+
 def langevin(
     x: Tensor,
     eps: Tensor,
@@ -172,6 +280,28 @@ def langevin_(
             first_sample=first_sample,
         )
     )
+
+
+def guide_langevin_(
+    x: Tensor,
+    eps: Tensor,
+    direct: Tensor,
+    through: Tensor | None,
+    mu: float,
+    sigma: float,
+    tau: float,
+    *,
+    seed: int,
+    step: int,
+    correction: int = 0,
+    first_sample: int = 0,
+) -> None:
+    """Makes `eps` the posterior's, :func:`guide`, and corrects `x` with it, :func:`langevin`."""
+    stream = {"seed": seed, "step": step, "correction": correction, "first_sample": first_sample}
+    guided = guide(eps, direct, through, mu, sigma)
+    corrected = langevin(x, guided, sigma, tau, **stream)
+    eps.copy_(guided)
+    x.copy_(corrected)
 
 
 def _multiply32(a: int, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,8 @@
+#include "langevin.h"
+
 #include <torch/csrc/stable/library.h>
 
-#include <vector>
-
 #include "../checks.h"
-#include "loops.h"
-#include "parallel.h"
 
 namespace sda_fast::cpu {
 namespace {
@@ -23,18 +21,9 @@ void run(const Tensor& x, const Tensor& eps, double sigma, double tau, NoiseKey 
                               tau,
                               key,
                               static_cast<uint32_t>(first_sample)};
-    const Loops<T>& loops = loops_of<T>();
-    const int64_t items = args.batch * portable::langevin_blocks(args.size);
-    const int64_t block = args.size < portable::kBlock ? args.size : portable::kBlock;
-    std::vector<double> scratch(items);
-    std::vector<Scales> scales(args.batch);
-
-    for_items(items, block, [&](int64_t begin, int64_t end) {
-      loops.langevin_sums(args, scratch.data(), begin, end);
+    langevin_passes(args, [&](double* scratch, int64_t begin, int64_t end) {
+      loops_of<T>().langevin_sums(args, scratch, begin, end);
     });
-    loops.langevin_reduce(args, scratch.data(), scales.data());
-    for_items(items, 4 * block,
-              [&](int64_t begin, int64_t end) { loops.langevin(args, scales.data(), begin, end); });
   });
 }
 

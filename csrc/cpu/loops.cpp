@@ -7,7 +7,7 @@ namespace sda_fast::SDA_FAST_VARIANT {
 
 template <typename T>
 constexpr Loops<T> all() {
-  return {gather<T>,        compose<T>,         predictor<T>, philox_normal<T>,
+  return {gather<T>,        compose<T>,         linear<T>,  philox_normal<T>,
           langevin_sums<T>, langevin_reduce<T>, langevin<T>};
 }
 

@@ -6,9 +6,9 @@
 #include "../kernels/compose.h"
 #include "../kernels/gather.h"
 #include "../kernels/langevin.h"
+#include "../kernels/linear.h"
 #include "../kernels/mlp_score.h"
 #include "../kernels/philox_normal.h"
-#include "../kernels/predictor.h"
 
 namespace sda_fast {
 
@@ -17,7 +17,7 @@ template <typename T>
 struct Loops {
   void (*gather)(const Gather<T>&, int64_t begin, int64_t end);
   void (*compose)(const Compose<T>&, int64_t begin, int64_t end);
-  void (*predictor)(const Predictor<T>&, int64_t begin, int64_t end);
+  void (*linear)(const Linear<T>&, int64_t begin, int64_t end);
   void (*philox_normal)(const PhiloxNormal<T>&, int64_t begin, int64_t end);
   void (*langevin_sums)(const Langevin<T>&, double* scratch, int64_t begin, int64_t end);
   void (*langevin_reduce)(const Langevin<T>&, const double* scratch, Scales* scales);

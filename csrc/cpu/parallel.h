@@ -17,4 +17,16 @@ void for_items(int64_t items, int64_t elements_per_item, const F& f) {
   torch::stable::parallel_for(0, items, grain, f);
 }
 
+// The same in tiles of about 4096 elements: what a loop writes to a tile is in the cache when the
+// next loop reads it.
+template <typename F>
+void for_tiles(int64_t items, int64_t elements_per_item, const F& f) {
+  constexpr int64_t kTileElements = 4096;
+  const int64_t tile =
+      std::max<int64_t>(1, kTileElements / std::max<int64_t>(1, elements_per_item));
+  for_items(items, elements_per_item, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin; first < end; first += tile) f(first, std::min(first + tile, end));
+  });
+}
+
 }  // namespace sda_fast::cpu

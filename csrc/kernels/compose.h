@@ -94,29 +94,35 @@ inline void compose(const Compose<T>& c, int64_t begin, int64_t end) {
 
 #else
 
+// Element e, or quad e, of the result.
+template <typename T>
+__device__ __forceinline__ Accumulate<T> composed(const Compose<T>& c, int64_t e) {
+  const int64_t item = e / c.row;
+  const int64_t place = e - item * c.row;
+  const int64_t b = item / c.length;
+  const int64_t i = item - b * c.length;
+
+  Accumulate<T> sum = {};
+  for (int64_t n = first_window(c.start, c.count, i - c.window + 1); n < c.count; ++n) {
+    const int64_t j = i - c.start[n];
+    if (j < 0) break;
+    if (j >= c.window) continue;  // only if start is not ascending: never read beyond a window
+    const int8_t weight = c.weight[n * c.window + j];
+    if (weight == 0) continue;
+    const T* window = c.windows + b * c.batch_stride + n * c.window_stride;
+    const auto value = widen(window[j * c.row + place]);
+    sum = weight > 0 ? sum + value : sum - value;
+  }
+  return sum;
+}
+
 // A thread an element, or a quad of a row; no atomics.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) compose_kernel(Compose<T> c) {
   const int64_t total = c.batch * c.length * c.row;
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
   for (int64_t e = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; e < total; e += stride) {
-    const int64_t item = e / c.row;
-    const int64_t place = e - item * c.row;
-    const int64_t b = item / c.length;
-    const int64_t i = item - b * c.length;
-
-    Accumulate<T> sum = {};
-    for (int64_t n = first_window(c.start, c.count, i - c.window + 1); n < c.count; ++n) {
-      const int64_t j = i - c.start[n];
-      if (j < 0) break;
-      if (j >= c.window) continue;  // only if start is not ascending: never read beyond a window
-      const int8_t weight = c.weight[n * c.window + j];
-      if (weight == 0) continue;
-      const T* window = c.windows + b * c.batch_stride + n * c.window_stride;
-      const auto value = widen(window[j * c.row + place]);
-      sum = weight > 0 ? sum + value : sum - value;
-    }
-    c.out[e] = narrow<T>(sum);
+    c.out[e] = narrow<T>(composed(c, e));
   }
 }
 

@@ -175,18 +175,28 @@ __device__ __forceinline__ void langevin_quad(const Langevin<T>& l, int64_t b, i
   store_quad<kAligned>(l.out + offset, left, narrow<Quad<T>>(x));
 }
 
+// The first pass takes eps as eps(i, left) gives it: the quad at element i, of which `left` lie in
+// the sample. Here that is what is stored.
+template <bool kAligned, typename T>
+struct StoredEps {
+  __device__ __forceinline__ Quad<T> operator()(int64_t i, int64_t left) const {
+    return load_quad<kAligned>(eps + i, left);
+  }
+
+  const T* eps;
+};
+
 // All of it, for samples of at most kBlock elements: a thread block a sample. eps is read a second
 // time while it is in the cache: to hold it would take registers that hide latency better.
-template <typename T, bool kAligned>
-__global__ void __launch_bounds__(kThreads) langevin_sample_kernel(Langevin<T> l) {
+template <bool kAligned, typename T, typename Eps>
+__device__ __forceinline__ void langevin_samples(const Langevin<T>& l, const Eps& eps) {
   __shared__ Scales scales;
   const int64_t quads = (l.size + 3) / 4;
   for (int64_t b = blockIdx.x; b < l.batch; b += gridDim.x) {
-    const T* eps = l.eps + b * l.size;
     Accumulate<T> sum = 0;
 #pragma unroll kThreadQuads
     for (int64_t quad = threadIdx.x; quad < quads; quad += blockDim.x) {
-      sum = add_squares(widen(load_quad<kAligned>(eps + 4 * quad, l.size - 4 * quad)), sum);
+      sum = add_squares(widen(eps(b * l.size + 4 * quad, l.size - 4 * quad)), sum);
     }
 
     const double total = block_sum(static_cast<double>(sum));
@@ -202,10 +212,16 @@ __global__ void __launch_bounds__(kThreads) langevin_sample_kernel(Langevin<T> l
   }
 }
 
+template <typename T, bool kAligned>
+__global__ void __launch_bounds__(kThreads) langevin_sample_kernel(Langevin<T> l) {
+  langevin_samples<kAligned>(l, StoredEps<kAligned, T>{l.eps});
+}
+
 // Larger samples. First, scratch (batch, blocks): the sums of squares of each block, by kThreads
 // threads.
-template <typename T, bool kAligned>
-__global__ void __launch_bounds__(kThreads) langevin_sums_kernel(Langevin<T> l, double* scratch) {
+template <typename T, typename Eps>
+__device__ __forceinline__ void langevin_sums(const Langevin<T>& l, double* scratch,
+                                              const Eps& eps) {
   const int64_t blocks = langevin_blocks(l.size);
   for (int64_t item = blockIdx.x; item < l.batch * blocks; item += gridDim.x) {
     const int64_t b = item / blocks, first = (item - b * blocks) * kBlock;
@@ -213,11 +229,16 @@ __global__ void __launch_bounds__(kThreads) langevin_sums_kernel(Langevin<T> l, 
 #pragma unroll
     for (int k = 0; k < kThreadQuads; ++k) {
       const int64_t i = first + 4 * (threadIdx.x + k * kThreads);
-      sum = add_squares(widen(load_quad<kAligned>(l.eps + b * l.size + i, l.size - i)), sum);
+      sum = add_squares(widen(eps(b * l.size + i, l.size - i)), sum);
     }
     const double total = block_sum(static_cast<double>(sum));
     if (threadIdx.x == 0) scratch[item] = total;
   }
+}
+
+template <typename T, bool kAligned>
+__global__ void __launch_bounds__(kThreads) langevin_sums_kernel(Langevin<T> l, double* scratch) {
+  langevin_sums(l, scratch, StoredEps<kAligned, T>{l.eps});
 }
 
 // Then scales (batch, 2), of each sample's sums: a thread block a sample, kThreads threads.

@@ -61,7 +61,7 @@ __device__ __forceinline__ void narrow(const Quad<Accumulate<T>>& a, Quad<T>& to
   for (int k = 0; k < 4; ++k) narrow(a.v[k], to.v[k]);
 }
 
-// Kernels that only move and add elements take either an element or a quad.
+// Kernels that only move and combine elements take either an element or a quad.
 
 template <typename T>
 __device__ __forceinline__ Quad<T> operator+(const Quad<T>& a, const Quad<T>& b) {
@@ -74,6 +74,15 @@ __device__ __forceinline__ Quad<T> operator-(const Quad<T>& a, const Quad<T>& b)
 template <typename T>
 __device__ __forceinline__ Quad<T> operator-(const Quad<T>& a) {
   return {-a.v[0], -a.v[1], -a.v[2], -a.v[3]};
+}
+template <typename T>
+__device__ __forceinline__ Quad<T> operator*(T a, const Quad<T>& b) {
+  return {a * b.v[0], a * b.v[1], a * b.v[2], a * b.v[3]};
+}
+template <typename T>
+__device__ __forceinline__ Quad<T> multiply_add(T a, const Quad<T>& b, const Quad<T>& c) {
+  return {multiply_add(a, b.v[0], c.v[0]), multiply_add(a, b.v[1], c.v[1]),
+          multiply_add(a, b.v[2], c.v[2]), multiply_add(a, b.v[3], c.v[3])};
 }
 
 __device__ __forceinline__ void set_nan(BFloat16& a) { a = {0x7FC0}; }

@@ -1,4 +1,5 @@
-r"""The operators: gather and compose windows, take predictor and Langevin steps, evaluate networks.
+r"""The operators: gather and compose windows, denoise, guide, take predictor and Langevin steps,
+evaluate networks.
 
 Each function computes natively where the native library can serve its tensors, and otherwise by the
 function of the same name in :mod:`sda_fast.reference`, whose numbers it matches to rounding.
@@ -14,12 +15,20 @@ References:
 __all__ = [
     "backend",
     "compose",
+    "compose_denoise",
+    "denoise",
     "gather",
+    "guide",
+    "guide_",
+    "guide_langevin_",
+    "guide_predictor_",
     "is_native",
     "kept_rows",
     "langevin",
     "langevin_",
     "mlp_score",
+    "multistep",
+    "multistep_",
     "philox_normal_",
     "predictor",
     "predictor_",
@@ -27,7 +36,8 @@ __all__ = [
 ]
 
 from ._dispatch import backend, is_native, unserved
+from .guided import guide, guide_, guide_langevin_, guide_predictor_
 from .networks import kept_rows, mlp_score
 from .noise import langevin, langevin_, philox_normal_
-from .steps import predictor, predictor_
-from .windows import compose, gather
+from .steps import denoise, multistep, multistep_, predictor, predictor_
+from .windows import compose, compose_denoise, gather

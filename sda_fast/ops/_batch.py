@@ -36,9 +36,9 @@ def in_place(name: str, x: Tensor, batch_dims: int, run: Callable[[Tensor], None
         x.copy_(samples.reshape(x.shape))
 
 
-def check_alike(eps: Tensor, x: Tensor) -> None:
+def check_alike(name: str, t: Tensor, x: Tensor) -> None:
     """Checks what would not be seen of joined samples."""
-    if eps.shape != x.shape:
+    if t.shape != x.shape:
         raise RuntimeError(
-            f"eps must have the shape of x, {tuple(x.shape)}, but has {tuple(eps.shape)}"
+            f"{name} must have the shape of x, {tuple(x.shape)}, but has {tuple(t.shape)}"
         )

@@ -3,6 +3,7 @@
 __all__ = [
     "backend",
     "call",
+    "fake_elementwise",
     "fake_in_place",
     "fake_like",
     "is_native",
@@ -11,7 +12,7 @@ __all__ = [
 ]
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -83,10 +84,17 @@ def _transformed(tensors: tuple[Tensor, ...]) -> str | None:
     return None
 
 
-def _need_grad(tensors: tuple[Any, ...]) -> bool:
-    return torch.is_grad_enabled() and any(
-        isinstance(x, Tensor) and x.requires_grad for x in tensors
-    )
+def _tensors(args: Iterable[Any]) -> Iterator[Tensor]:
+    """Lists an operator's tensors, those in lists of them too."""
+    for x in args:
+        if isinstance(x, Tensor):
+            yield x
+        elif isinstance(x, list):
+            yield from _tensors(x)
+
+
+def _need_grad(args: Iterable[Any]) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in _tensors(args))
 
 
 def is_native(*tensors: Tensor, in_place: bool = False) -> bool:
@@ -161,7 +169,7 @@ def _on_one_device(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
     memory that nothing was written to."""
 
     def checked(*inputs: Any) -> Any:
-        devices = [str(x.device) for x in inputs if isinstance(x, Tensor)]
+        devices = [str(x.device) for x in _tensors(inputs)]
         if len(set(devices)) > 1:
             raise RuntimeError(
                 f"the tensors of {name} must be on the same device, but are on {', '.join(devices)}"
@@ -173,6 +181,10 @@ def _on_one_device(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
 
 def fake_like(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape)
+
+
+def fake_elementwise(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
 
 
 def fake_in_place(*_: Any) -> None:

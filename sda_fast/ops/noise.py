@@ -5,7 +5,7 @@ References:
     | https://doi.org/10.1145/2063384.2063405
 """
 
-__all__ = ["langevin", "langevin_", "philox_normal_"]
+__all__ = ["check_stream", "langevin", "langevin_", "philox_normal_"]
 
 import math
 from typing import Any
@@ -18,7 +18,7 @@ from ._batch import check_alike, in_place, join, split
 from ._dispatch import call, fake_in_place, fake_like, is_native, register
 
 
-def _stream(seed: int, step: int, correction: int, first_sample: int) -> dict[str, int]:
+def check_stream(seed: int, step: int, correction: int, first_sample: int) -> dict[str, int]:
     """Checks the place of a stream of noise. The native schema has signed 64-bit numbers."""
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must fit in 64 bits, but is {seed}")
@@ -81,9 +81,9 @@ def langevin(
         RuntimeError: If shapes, dtypes or devices differ.
         ValueError: If a number of the stream or `batch_dims` is out of range.
     """
-    stream = _stream(seed, step, correction, first_sample)
+    stream = check_stream(seed, step, correction, first_sample)
     if batch_dims != 1:
-        check_alike(eps, x)
+        check_alike("eps", eps, x)
         batch, x, eps = x.shape[:batch_dims], join("x", x, batch_dims), join("eps", eps, batch_dims)
         return split(langevin(x, eps, sigma, tau, **stream), batch)
     if is_native(x, eps):
@@ -104,9 +104,9 @@ def langevin_(
     batch_dims: int = 1,
 ) -> None:
     """Takes the correction of :func:`langevin` in place, on an `x` of any strides."""
-    stream = _stream(seed, step, correction, first_sample)
+    stream = check_stream(seed, step, correction, first_sample)
     if batch_dims != 1:
-        check_alike(eps, x)
+        check_alike("eps", eps, x)
         beside = join("eps", eps, batch_dims)
         in_place("x", x, batch_dims, lambda x: langevin_(x, beside, sigma, tau, **stream))
     elif is_native(x, eps, in_place=True):
@@ -143,7 +143,7 @@ def philox_normal_(
     Raises:
         ValueError: If a number of the stream or `batch_dims` is out of range.
     """
-    stream = _stream(seed, step, correction, first_sample)
+    stream = check_stream(seed, step, correction, first_sample)
     if batch_dims != 1:
         in_place("out", out, batch_dims, lambda out: philox_normal_(out, **stream))
     elif is_native(out, in_place=True):

@@ -1,6 +1,6 @@
 """Gathering the windows of trajectories, and composing what was estimated for them."""
 
-__all__ = ["compose", "gather"]
+__all__ = ["compose", "compose_denoise", "gather"]
 
 from typing import Any
 
@@ -75,6 +75,53 @@ def compose(
     return reference.compose(windows, start, weight, length)
 
 
+def compose_denoise(
+    windows: Tensor,
+    start: Tensor,
+    weight: Tensor,
+    x: Tensor,
+    mu: float,
+    sigma: float,
+    *,
+    batch_dims: int = 1,
+) -> tuple[Tensor, Tensor]:
+    r"""Composes the windows' noise estimates and denoises with the result.
+
+    The same as :func:`compose` and :func:`denoise`, in one pass over `windows` and `x`.
+
+    Arguments:
+        windows: The noise estimates of the windows, with shape :math:`(B, N, w C, *)`, float32,
+            float64, bfloat16 or float16.
+        start: The first state of each window, int64 with shape :math:`(N)`, ascending.
+        weight: The weights -1, 0 or +1 of the windows' rows, int8 with shape :math:`(N, w)`.
+        x: The trajectories :math:`x(t)`, with shape :math:`(B, L, C, *)`, of the same dtype.
+        mu: The signal level :math:`\mu(t)`, above 0.
+        sigma: The noise level :math:`\sigma(t)`.
+        batch_dims: The number of leading dimensions that count samples, as for :func:`gather`.
+
+    Returns:
+        The noise estimate :math:`\epsilon(x(t), t)` and the denoised :math:`\hat{x}`, both with the
+        shape of `x`.
+
+    Raises:
+        RuntimeError: As for :func:`compose` and :func:`denoise`.
+    """
+    if batch_dims != 1:
+        batch = x.shape[:batch_dims]
+        if windows.shape[:batch_dims] != batch:
+            raise RuntimeError(
+                f"windows must have the batch of x, {tuple(batch)}, "
+                f"but has shape {tuple(windows.shape)}"
+            )
+        windows, x = join("windows", windows, batch_dims), join("x", x, batch_dims)
+        eps, denoised = compose_denoise(windows, start, weight, x, mu, sigma)
+        return split(eps, batch), split(denoised, batch)
+    if is_native(windows, x):
+        operator = torch.ops.sda_fast.compose_denoise.default
+        return call(operator, windows, start, weight, x, mu, sigma)
+    return reference.compose_denoise(windows, start, weight, x, mu, sigma)
+
+
 def _fake_gather(x: Tensor, start: Tensor, weight: Tensor) -> Tensor:
     n, w = weight.shape
     return x.new_empty(x.shape[0], n, w * x.shape[2], *x.shape[3:])
@@ -83,6 +130,12 @@ def _fake_gather(x: Tensor, start: Tensor, weight: Tensor) -> Tensor:
 def _fake_compose(windows: Tensor, start: Tensor, weight: Tensor, length: int) -> Tensor:
     channels = windows.shape[2] // weight.shape[1]
     return windows.new_empty(windows.shape[0], length, channels, *windows.shape[3:])
+
+
+def _fake_compose_denoise(
+    windows: Tensor, start: Tensor, weight: Tensor, x: Tensor, mu: float, sigma: float
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape)
 
 
 def _setup_gather(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -106,5 +159,26 @@ def _backward_compose(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return torch.ops.sda_fast.gather.default(grad, start, weight), None, None, None
 
 
+def _setup_compose_denoise(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
+) -> None:
+    _, start, weight, _, ctx.mu, ctx.sigma = inputs
+    ctx.save_for_backward(start, weight)
+
+
+def _backward_compose_denoise(
+    ctx: Any, grad_eps: Tensor, grad_denoised: Tensor
+) -> tuple[Tensor | None, ...]:
+    start, weight = ctx.saved_tensors
+    grad_eps = torch.ops.sda_fast.predictor.default(
+        grad_eps, grad_denoised, 1.0, -ctx.sigma / ctx.mu
+    )
+    grad_windows = torch.ops.sda_fast.gather.default(grad_eps, start, weight)
+    return grad_windows, None, None, grad_denoised / ctx.mu, None, None
+
+
 register("gather", _fake_gather, _setup_gather, _backward_gather)
 register("compose", _fake_compose, _setup_compose, _backward_compose)
+register(
+    "compose_denoise", _fake_compose_denoise, _setup_compose_denoise, _backward_compose_denoise
+)
