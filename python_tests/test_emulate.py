@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from itertools import chain, product, repeat
 from pathlib import Path
@@ -23,7 +23,11 @@ from torch import Tensor
 from sda_fast import _native, ops, reference
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ("compose", "gather", "langevin", "langevin_", "philox_normal_", "predictor", "predictor_")
+NAMES = (
+    *("compose", "compose_denoise", "denoise", "gather", "guide", "guide_", "guide_langevin_"),
+    *("guide_predictor_", "langevin", "langevin_", "multistep", "multistep_", "philox_normal_"),
+    *("predictor", "predictor_"),
+)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 STREAM = {"seed": -12345, "step": 7, "correction": 3, "first_sample": 2**20}
 
@@ -93,6 +97,14 @@ def each(aligned: Alignment) -> Iterator[bool]:
     return chain(first, repeat(aligned if isinstance(aligned, bool) else True))
 
 
+def written(args: tuple[object, ...], placed: list[object]) -> Tensor:
+    """Copies back what an operator in place may have changed, and returns its first argument."""
+    for a, b in zip(args[:2], placed[:2], strict=True):
+        if isinstance(a, Tensor):
+            a.copy_(b)
+    return args[0]
+
+
 class Emulated:
     """The operators in the emulator. Their arrays end where nothing may be touched."""
 
@@ -104,15 +116,18 @@ class Emulated:
 
     def __call__(self, name: str, *args: object, aligned: Alignment = True) -> Tensor:
         """Calls an operator, contiguous tensors copied to where their ends are guarded."""
-        placed = [
-            self.place(a, aligned=b) if isinstance(a, Tensor) and a.is_contiguous() else a
-            for a, b in zip(args, each(aligned), strict=False)
-        ]
+
+        def place(a: object, aligned: bool) -> object:
+            if isinstance(a, list):
+                return [place(t, aligned) for t in a]
+            contiguous = isinstance(a, Tensor) and a.is_contiguous()
+            return self.place(a, aligned=aligned) if contiguous else a
+
+        placed = [place(a, b) for a, b in zip(args, each(aligned), strict=False)]
         result = getattr(self.operators, name)(*placed)
         if result is None:
-            args[0].copy_(placed[0])
-            return args[0]
-        return result.clone()
+            return written(args, placed)
+        return torch.stack(result) if isinstance(result, tuple) else result.clone()
 
 
 class Device:
@@ -125,16 +140,17 @@ class Device:
         return flat.copy_(x.flatten()).view(x.shape)
 
     def __call__(self, name: str, *args: object, aligned: Alignment = True) -> Tensor:
-        placed = [
-            self.place(a, aligned=b) if isinstance(a, Tensor) else a
-            for a, b in zip(args, each(aligned), strict=False)
-        ]
+        def place(a: object, aligned: bool) -> object:
+            if isinstance(a, list):
+                return [place(t, aligned) for t in a]
+            return self.place(a, aligned=aligned) if isinstance(a, Tensor) else a
+
+        placed = [place(a, b) for a, b in zip(args, each(aligned), strict=False)]
         result = getattr(torch.ops.sda_fast, name)(*placed)
         torch.cuda.synchronize()
         if result is None:
-            args[0].copy_(placed[0])
-            return args[0]
-        return result.cpu()
+            return written(args, placed)
+        return torch.stack(result).cpu() if isinstance(result, tuple) else result.cpu()
 
 
 GPU = [pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else []
@@ -283,6 +299,149 @@ def test_dense_layouts(call: Emulated | Device, dtype: torch.dtype) -> None:
     assert torch.equal(call("predictor_", x.clone(), eps, 0.9, -0.3), result)
 
 
+# A sampling step
+
+
+def arguments(name: str, *shape: int, dtype: torch.dtype) -> tuple[object, ...]:
+    """Returns random arguments of an operator: the longest of them."""
+    x, eps, g, Jg, *past = torch.randn(6, *shape, dtype=torch.float64).to(dtype).unbind()
+    return {
+        "denoise": (x, eps, 0.8, 0.6),
+        "multistep": (x, [eps, g, Jg, past[0]], 0.9, [0.5, -0.3, 0.2, -0.1]),
+        "guide": (eps, g, Jg, 0.8, 0.6),
+        "guide_predictor_": (x, eps, g, Jg, 0.8, 0.6, 0.9, 0.5, past, [-0.3, 0.2]),
+        "guide_langevin_": (x, eps, g, Jg, 0.8, 0.6, 0.5, *STREAM.values()),
+    }[name.removesuffix("_") if name in ("multistep_", "guide_") else name]
+
+
+def widened(args: Iterable[object]) -> list[object]:
+    """Returns arguments with their tensors in float64."""
+    return [
+        a.double() if isinstance(a, Tensor) else widened(a) if isinstance(a, list) else a
+        for a in args
+    ]
+
+
+def copies(args: tuple[object, ...]) -> tuple[object, ...]:
+    return tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
+
+
+@each_dtype
+@each_alignment
+def test_linear_steps(call: Emulated | Device, dtype: torch.dtype, aligned: bool) -> None:
+    for size in EDGES:
+        for name in ("denoise", "multistep", "guide"):
+            args = arguments(name, size, dtype=dtype)
+            wide = widened(args)
+            result = call(name, *args, aligned=aligned)
+            close(result, getattr(reference, name)(*wide), dtype, 2.0)
+            if name != "denoise":
+                in_place = call(f"{name}_", *copies(args), aligned=aligned)
+                assert torch.equal(in_place, result)
+
+        x, eps, g, _, *past = torch.randn(5, size, dtype=torch.float64).to(dtype).unbind()
+        for count in (1, 2, 3):
+            args = ([eps, g, *past][:count], 0.9, [0.5, -0.3, 0.2][:count])
+            expected = reference.multistep(x.double(), [e.double() for e in args[0]], *args[1:])
+            close(call("multistep", x, *args, aligned=aligned), expected, dtype, 2.0)
+        expected = reference.guide(eps.double(), g.double(), None, 0.8, 0.6)
+        close(call("guide", eps, g, None, 0.8, 0.6, aligned=aligned), expected, dtype, 2.0)
+
+
+@each_dtype
+@each_alignment
+@pytest.mark.parametrize("through", [True, False], ids=["through", "detach"])
+def test_guide_predictor(
+    call: Emulated | Device, through: bool, dtype: torch.dtype, aligned: bool
+) -> None:
+    """The bits of one operator after the other."""
+    for size in EDGES[1:]:
+        x, eps, g, Jg, *levels, r, b, past, past_b = arguments(
+            "guide_predictor_", size, dtype=dtype
+        )
+        Jg = Jg if through else None
+        guided = call("guide", eps, g, Jg, *levels, aligned=aligned)
+        for count in range(3):
+            ends = past[:count], past_b[:count]
+            stepped = call("multistep", x, [guided, *ends[0]], r, [b, *ends[1]], aligned=aligned)
+            works = (x.clone(), eps.clone())
+            call("guide_predictor_", *works, g, Jg, *levels, r, b, *ends, aligned=aligned)
+            assert torch.equal(works[0], stepped)
+            assert torch.equal(works[1], guided)
+
+
+@each_dtype
+@each_alignment
+@pytest.mark.parametrize("batch", [1, 3])
+def test_guide_langevin(
+    call: Emulated | Device, batch: int, dtype: torch.dtype, aligned: bool
+) -> None:
+    for size in [*EDGES[1:], 3 * 4096 + 5]:
+        x, eps, g, Jg, mu, sigma, *numbers = arguments("guide_langevin_", batch, size, dtype=dtype)
+        for through in (Jg, None):
+            guided = call("guide", eps, g, through, mu, sigma, aligned=aligned)
+            corrected = call("langevin", x, guided, sigma, *numbers, aligned=aligned)
+            works = (x.clone(), eps.clone())
+            call("guide_langevin_", *works, g, through, mu, sigma, *numbers, aligned=aligned)
+            assert torch.equal(works[0], corrected)
+            assert torch.equal(works[1], guided)
+
+
+@each_dtype
+def test_steps_of_any_layout(call: Emulated | Device, dtype: torch.dtype) -> None:
+    """Strides, alignments one by one, and nothing at all."""
+    names = ("denoise", "multistep", "guide", "guide_", "guide_predictor_", "guide_langevin_")
+    for name, shape in product(names, ((3, 5, 7), (2, 8, 128), (0, 3), (2, 0))):
+        args = arguments(name, *shape, dtype=dtype)
+        works = [copies(args) for _ in range(4)]
+        expected = call(name, *works[0])
+        for i in range(2):
+            aligned = (i == 0, i == 1)
+            assert torch.equal(call(name, *works[1 + i], aligned=aligned), expected)
+        apart = [scattered(a) if isinstance(a, Tensor) else a for a in works[3]]
+        assert torch.equal(call(name, *apart), expected)
+        if name.startswith("guide_"):
+            assert torch.equal(apart[1], works[0][1])
+
+
+def test_steps_beside_what_they_read(emulated: Emulated) -> None:
+    for size in (9, 4100):
+        x, eps = torch.randn(2, 1, size).unbind()
+        numbers = (0.8, 0.6, 0.9, 0.5, [eps, x], [0.3, 0.2])
+        expected = [x.clone(), eps.clone()]
+        emulated("guide_predictor_", *expected, x.clone(), eps.clone(), *numbers)
+        works = [x.clone(), eps.clone()]
+        numbers = (*numbers[:4], [works[1], works[0]], numbers[5])
+        emulated.operators.guide_predictor_(*works, *works, *numbers)
+        assert torch.equal(torch.cat(works), torch.cat(expected))
+
+        numbers = (0.8, 0.6, 0.5, *STREAM.values())
+        buffer = torch.cat((torch.randn(1), x[0], torch.randn(1)))[None]
+        expected = [x.clone(), eps.clone()]
+        emulated(
+            "guide_langevin_", *expected, buffer[:, 2:].clone(), buffer[:, :-2].clone(), *numbers
+        )
+        works = [buffer[:, 1:-1], eps.clone()]
+        emulated.operators.guide_langevin_(*works, buffer[:, 2:], buffer[:, :-2], *numbers)
+        assert torch.equal(torch.cat(works), torch.cat(expected))
+
+
+@each_dtype
+def test_steps_of_many_blocks(call: Emulated | Device, dtype: torch.dtype) -> None:
+    for name in ("denoise", "multistep", "guide", "guide_predictor_", "guide_langevin_"):
+        args = arguments(name, 2, 40_000, dtype=dtype)
+        ours = copies(args)
+        with ops.backend("native"):
+            numbers = STREAM if name == "guide_langevin_" else {}
+            plain = ours[: len(ours) - len(numbers)]
+            expected = getattr(ops, name)(*plain, **numbers)
+        expected = ours[0] if expected is None else expected
+        atol = 1e-6 if dtype == torch.float64 else 1e-5
+        rtol = 2 * torch.finfo(dtype).eps if dtype.itemsize == 2 else 0
+        result = call(name, *copies(args))
+        torch.testing.assert_close(result.double(), expected.double(), rtol=rtol, atol=atol)
+
+
 # Windows
 
 
@@ -313,6 +472,13 @@ def test_gather_and_compose(
         expected = reference.compose(windows.double(), start, weight, states)
         close(composed, expected, dtype, 4.0)
 
+        levels = (0.8, 0.6)
+        both = call("compose_denoise", windows, start, weight, x, *levels, aligned=aligned)
+        assert torch.equal(both[0], composed)
+        assert torch.equal(both[1], call("denoise", x, composed, *levels))
+        apart = (scattered(windows), start, weight, scattered(x))
+        assert torch.equal(call("compose_denoise", *apart, *levels), both)
+
         assert torch.equal(call("compose", scattered(windows), start, weight, states), composed)
         x = scattered(x)
         assert torch.equal(call("gather", x, start, weight), reference.gather(x, start, weight))
@@ -326,6 +492,7 @@ def test_gather_and_compose(
         apart[:, :, 1] = windows.transpose(0, 1)
         y = apart[:, :, 1].transpose(0, 1)
         assert torch.equal(call("compose", y, start, weight, states), composed)
+        assert torch.equal(call("compose_denoise", y, start, weight, x, *levels), both)
 
 
 def test_no_windows(call: Emulated | Device) -> None:

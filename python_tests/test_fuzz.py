@@ -16,7 +16,10 @@ from sda_fast import _native, reference
 pytestmark = pytest.mark.skipif(not _native.available, reason=str(_native.reason))
 
 NATIVE = torch.ops.sda_fast
-ARGUMENTS = "x|eps|out|windows|start|weight|length|seed|step|correction|first_sample"
+ARGUMENTS = (
+    "x|eps|out|windows|start|weight|length|seed|step|correction|first_sample|"
+    "mu|b|direct|through|past|past_b"
+)
 REFUSED = (RuntimeError, ValueError, TypeError, NotImplementedError)
 
 settings.register_profile(
@@ -103,6 +106,7 @@ def streams(draw: st.DrawFn, batch: int) -> dict[str, int]:
 EVENTS = st.one_of(
     st.lists(SIZES, max_size=3).map(tuple), BIG.map(lambda n: (n,)), st.tuples(SIZES, BIG)
 )
+MUS = st.sampled_from([0.1, 0.5, 1.0])
 SCALARS = st.floats(-2, 2).map(lambda v: round(v, 3))
 
 
@@ -216,6 +220,86 @@ def test_langevin(data: st.DataObject) -> None:
 
 @fuzz
 @given(st.data())
+def test_compose_denoise(data: st.DataObject) -> None:
+    start, weight, length = data.draw(plans())
+    count, window = weight.shape
+    batch, event = data.draw(SIZES), data.draw(st.lists(SIZES, min_size=1, max_size=3))
+    windows = data.draw(
+        tensors((batch, count, window * event[0], *event[1:]), dtype := data.draw(DTYPES))
+    )
+    x, mu, sigma = (
+        data.draw(tensors((batch, length, *event), dtype)),
+        data.draw(MUS),
+        data.draw(SCALARS),
+    )
+    if window == 0:
+        with pytest.raises(REFUSED, match="weight must have at least one row"):
+            NATIVE.compose_denoise(windows, start, weight, x, mu, sigma)
+        return
+
+    before = kept([windows, start, weight, x])
+    eps, denoised = NATIVE.compose_denoise(windows, start, weight, x, mu, sigma)
+    unchanged([eps], [NATIVE.compose(windows, start, weight, length)])
+    expected = reference.denoise(x.double(), eps.double(), mu, sigma)
+    same(denoised, expected, dtype, scale=10 / mu)
+    unchanged([windows, start, weight, x], before)
+
+
+@fuzz
+@given(st.data())
+def test_denoise_and_multistep_and_guide(data: st.DataObject) -> None:
+    shape, dtype = data.draw(st.one_of(st.just(()), EVENTS)), data.draw(DTYPES)
+    x = data.draw(tensors(shape, dtype, writable=True))
+    others = data.draw(st.lists(tensors(shape, dtype), min_size=1, max_size=4))
+    mu, sigma = data.draw(MUS), data.draw(SCALARS)
+    b = [data.draw(SCALARS) for _ in others]
+    wide, first, *rest = (t.double() for t in (x, *others))
+    before = kept([x, *others])
+
+    def each(name: str, args: tuple[Any, ...], expected: Tensor) -> None:
+        result = getattr(NATIVE, name)(x, *args)
+        same(result, expected, dtype, scale=10 / mu)
+        unchanged([x, *others], before)
+        if name != "denoise":
+            getattr(NATIVE, f"{name}_")(x, *args)
+            unchanged([x, *others], [result, *before[1:]])
+            x.copy_(before[0])
+
+    through = others[1] if rest else None
+    each("denoise", (others[0], mu, sigma), reference.denoise(wide, first, mu, sigma))
+    each("multistep", (others, sigma, b), reference.multistep(wide, [first, *rest], sigma, b))
+    each(
+        "guide",
+        (others[0], through, mu, sigma),
+        reference.guide(wide, first, rest[0] if rest else None, mu, sigma),
+    )
+
+
+@fuzz
+@given(st.data())
+def test_guided_steps(data: st.DataObject) -> None:
+    """The bits of one operator after the other."""
+    shape, dtype = (data.draw(SIZES), *data.draw(EVENTS)), data.draw(DTYPES)
+    x, eps = (data.draw(tensors(shape, dtype, writable=True)) for _ in range(2))
+    direct, *past = data.draw(st.lists(tensors(shape, dtype), min_size=1, max_size=3))
+    through = data.draw(st.none() | tensors(shape, dtype))
+    mu, sigma, r, b, *past_b = (data.draw(MUS), *(data.draw(SCALARS) for _ in range(3 + len(past))))
+    stream = data.draw(streams(shape[0]))
+    before = kept([x, eps, direct, *past])
+
+    guided = NATIVE.guide(eps, direct, through, mu, sigma)
+    stepped = NATIVE.multistep(x, [guided, *past], r, [b, *past_b])
+    NATIVE.guide_predictor_(x, eps, direct, through, mu, sigma, r, b, past, past_b)
+    unchanged([x, eps, direct, *past], [stepped, guided, *before[2:]])
+
+    x.copy_(before[0]), eps.copy_(before[1])
+    corrected = NATIVE.langevin(x, guided, sigma, 0.5, **stream)
+    NATIVE.guide_langevin_(x, eps, direct, through, mu, sigma, 0.5, **stream)
+    unchanged([x, eps, direct, *past], [corrected, guided, *before[2:]])
+
+
+@fuzz
+@given(st.data())
 def test_philox_normal(data: st.DataObject) -> None:
     shape = (data.draw(SIZES), *data.draw(EVENTS))
     out = data.draw(tensors(shape, dtype := data.draw(DTYPES), writable=True))
@@ -255,11 +339,25 @@ def valid(name: str) -> dict[str, Any]:
     stream = {"seed": 1, "step": 2, "correction": 3, "first_sample": 4}
     start, weight = torch.tensor([0, 2]), torch.ones(2, 3, dtype=torch.int8)
     x = {"x": torch.ones(2, 5, 3), "eps": torch.ones(2, 5, 3)}
+    likelihood = {"direct": torch.ones(2, 5, 3), "through": torch.ones(2, 5, 3)}
+    likelihood = {**likelihood, "mu": 0.8, "sigma": 0.6}
     return {
         "gather": {"x": torch.ones(2, 5, 3), "start": start, "weight": weight},
         "compose": {"windows": torch.ones(2, 2, 9), "start": start, "weight": weight, "length": 5},
         "predictor": {**x, "r": 0.9, "b": 0.1},
         "langevin": {**x, "sigma": 0.3, "tau": 0.5, **stream},
+        "compose_denoise": {
+            **{"windows": torch.ones(2, 2, 9), "start": start, "weight": weight},
+            **{"x": torch.ones(2, 5, 3), "mu": 0.8, "sigma": 0.6},
+        },
+        "denoise": {**x, "mu": 0.8, "sigma": 0.6},
+        "multistep": {**x, "eps": [torch.ones(2, 5, 3)] * 2, "r": 0.9, "b": [0.1, 0.2]},
+        "guide": {"eps": x["eps"], **likelihood},
+        "guide_predictor": {
+            **{**x, **likelihood, "r": 0.9, "b": 0.1},
+            **{"past": [torch.ones(2, 5, 3)], "past_b": [0.2]},
+        },
+        "guide_langevin": {**x, **likelihood, "tau": 0.5, **stream},
         "philox_normal_": {"out": torch.ones(2, 5, 3), **stream},
     }[name if name.startswith("philox") else name.rstrip("_")]
 
@@ -268,33 +366,44 @@ def valid(name: str) -> dict[str, Any]:
 def spoilt(draw: st.DrawFn, name: str) -> tuple[dict[str, Any], str]:
     """Draws arguments one of which is wrong, and which."""
     arguments = valid(name)
-    which = draw(st.sampled_from([k for k in arguments if k not in ("r", "b", "sigma", "tau")]))
+    free = ("r", "sigma", "tau") if name.startswith("multistep") else ("r", "b", "sigma", "tau")
+    which = draw(st.sampled_from([k for k in arguments if k not in free]))
     value = arguments[which]
     if isinstance(value, Tensor):
         floating = value.is_floating_point()
         types = [torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn]
         types += [] if floating else [torch.float32, torch.bfloat16, torch.float16]
         ways: list[Any] = [value.to(t) for t in types]
-        ways += [None, 1.5, "x", [[0.5]], value.to_sparse()]
+        ways += [1.5, "x", [[0.5]], value.to_sparse()]
+        ways += [] if which == "through" else [None]
         if which == "start":
             ways += [value.flip(0), value - 1, value + 1, value[:1], value[:0], value[None]]
             ways += [value + d for d in (2**62, 2**63 - 3, -(2**63))]
         elif which == "weight":
             ways += [2 * value, -128 * value, value[:1], value[0], value[..., None]]
             ways += [value.new_ones(2, 4), value.new_ones(2, 0).new_ones(3, 3)]
-        elif which == "eps":
+        elif which in ("eps", "direct", "through"):
             ways += [value.double(), value.bfloat16(), value[:1], value[0], value[..., None]]
             ways += [value[:, :0], value.mT]
         elif which == "windows":
             ways += [value[0], value[:, :1], value[..., :8], value[:, :, 0]]
         elif which == "x" and name == "gather":
             ways += [value[0], value[:, :4], value[:, :0], value[0, 0, 0]]
+        elif which == "x" and name == "compose_denoise":
+            ways += [value.double(), value[:1], value[0], value[:, :4], value[..., :2]]
         elif which == "x":
             ways += [value.double(), value.half(), value[:1], value[0, 0, 0], value[:, :, :0]]
         else:
             ways += [value[0, 0, 0]]
         if name.endswith("_") and which in ("x", "out"):
             ways += [value[:1].expand(2, 5, 3), value[:, :1].expand(2, 5, 3)]
+    elif isinstance(value, list) and isinstance(value[0], Tensor):
+        ways = [[], value * 5, [value[0][:1]], [*value, value[0].double()], [value[0].mT] * 2]
+        ways += [None, 1.5, "x", [None], [value[0].int()]]
+    elif isinstance(value, list):
+        ways = [[], value * 2, value[:-1], None, "x", [[0.5]]]
+    elif which == "mu":
+        ways = [0.0, -1.0, float("nan"), -float("inf"), None, "x"]
     elif which == "length":
         ways = [-1, -(2**63), 0, 1, 4, None, "5"]
     elif which == "seed":
@@ -307,7 +416,11 @@ def spoilt(draw: st.DrawFn, name: str) -> tuple[dict[str, Any], str]:
 
 @pytest.mark.parametrize(
     "name",
-    ["gather", "compose", "predictor", "predictor_", "langevin", "langevin_", "philox_normal_"],
+    [
+        *("gather", "compose", "predictor", "predictor_", "langevin", "langevin_"),
+        *("philox_normal_", "compose_denoise", "denoise", "multistep", "multistep_", "guide"),
+        *("guide_", "guide_predictor_", "guide_langevin_"),
+    ],
 )
 def test_refusals(name: str) -> None:
     getattr(NATIVE, name)(**valid(name))
@@ -330,7 +443,14 @@ def test_refusals(name: str) -> None:
 
 
 @fuzz
-@given(st.sampled_from(["gather", "compose", "predictor", "langevin"]))
+@given(
+    st.sampled_from(
+        [
+            *("gather", "compose", "predictor", "langevin", "compose_denoise", "denoise"),
+            *("multistep", "guide"),
+        ]
+    )
+)
 def test_shapes_on_meta(name: str) -> None:
     """On the device meta there are no numbers, only shapes."""
     arguments = valid(name)
@@ -338,9 +458,15 @@ def test_shapes_on_meta(name: str) -> None:
     for key, value in arguments.items():
         if isinstance(value, Tensor):
             arguments[key] = value.to("meta")
+        elif key == "eps":
+            arguments[key] = [t.to("meta") for t in value]
     result = getattr(NATIVE, name)(**arguments)
-    assert result.is_meta
-    assert result.shape == expected.shape
+    results = (
+        zip(result, expected, strict=True) if isinstance(result, tuple) else [(result, expected)]
+    )
+    for a, b in results:
+        assert a.is_meta
+        assert a.shape == b.shape
 
 
 def test_fused_composition_stays_in_the_trajectory() -> None:
