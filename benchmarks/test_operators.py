@@ -36,7 +36,7 @@ def title(operator: str, size: str, dtype: torch.dtype) -> str:
     return f"{operator} {size} {str(dtype)[6:]} ({torch.get_num_threads()} threads)"
 
 
-def compare(benchmark, group: str, backend: str, run: Callable[[], torch.Tensor]) -> None:
+def compare(benchmark, group: str, backend: str, run: Callable[[], object]) -> None:
     """Checks that both backends agree, then times one of them."""
     with torch.no_grad():
         with ops.backend("reference"):
@@ -77,6 +77,58 @@ def test_predictor(benchmark, backend: str, size: str, dtype: torch.dtype):
     compare(benchmark, group, backend, lambda: ops.predictor(x, eps, 1.01, -0.02))
 
 
+@pytest.mark.parametrize("rule", [Centre(2), Junction(9, 4)], ids=["centre", "junction"])
+def test_compose_denoise(benchmark, backend: str, size: str, rule):
+    x = torch.randn(SIZES[size])
+    plan = rule.plan(x.shape[1])
+    windows = torch.randn(len(x), len(plan), plan.window * x.shape[2])
+    group = f"compose_denoise {type(rule).__name__} {size}"
+
+    compare(
+        *(benchmark, group, backend),
+        lambda: ops.compose_denoise(windows, plan.start, plan.weight, x, 0.8, 0.6),
+    )
+
+
+def test_denoise(benchmark, backend: str, size: str):
+    x, eps = torch.randn(2, *SIZES[size])
+
+    compare(benchmark, f"denoise {size}", backend, lambda: ops.denoise(x, eps, 0.8, 0.6))
+
+
+def test_multistep(benchmark, backend: str, size: str):
+    x, *eps = (torch.randn(SIZES[size]) for _ in range(4))
+    b = [-0.03, 0.02, -0.01]
+
+    compare(benchmark, f"multistep {size}", backend, lambda: ops.multistep(x, eps, 1.01, b))
+
+
+def test_guide(benchmark, backend: str, size: str):
+    eps, direct, through = (torch.randn(SIZES[size]) for _ in range(3))
+
+    compare(
+        *(benchmark, f"guide {size}", backend), lambda: ops.guide(eps, direct, through, 0.8, 0.6)
+    )
+
+
+def test_guide_predictor(benchmark, backend: str, size: str):
+    x, eps, direct, through, past = (torch.randn(SIZES[size]) for _ in range(5))
+    rest = (direct, through, 0.8, 0.01, 1.0, -0.02, [past], [0.01])
+
+    def run() -> list[torch.Tensor]:
+        works = [x.clone(), eps.clone()]
+        ops.guide_predictor_(*works, *rest)
+        return works
+
+    with torch.no_grad():
+        with ops.backend("reference"):
+            expected = run()
+        with ops.backend(backend):
+            torch.testing.assert_close(run(), expected, rtol=1e-4, atol=1e-5)
+            benchmark.group = f"guide_predictor_ {size} ({torch.get_num_threads()} threads)"
+            benchmark(lambda: ops.guide_predictor_(x, eps, *rest))
+
+
 # The reference of what draws noise is an oracle, far slower than what one would use: the other side
 # is eager PyTorch with torch's own generator.
 
@@ -93,6 +145,23 @@ def test_langevin(benchmark, source: str, size: str, dtype: torch.dtype):
 
     def native() -> torch.Tensor:
         return ops.langevin(x, eps, 0.5, 0.25, seed=1, step=2)
+
+    with torch.no_grad(), ops.backend("native"):
+        benchmark(native if source == "native" else eager)
+
+
+@pytest.mark.parametrize("source", ["native", "torch"])
+def test_guide_langevin(benchmark, source: str, size: str):
+    x, eps, direct, through = (torch.randn(SIZES[size]) for _ in range(4))
+    benchmark.group = f"guide_langevin_ {size} ({torch.get_num_threads()} threads)"
+
+    def eager() -> None:
+        eps.copy_(eps - 0.01 / 0.8 * (direct - 0.01 * through))
+        delta = 0.25 / eps.square().mean(dim=(1, 2), keepdim=True)
+        x.copy_(x - 0.01 * (delta * eps + torch.sqrt(2 * delta) * torch.randn_like(x)))
+
+    def native() -> None:
+        ops.guide_langevin_(x, eps, direct, through, 0.8, 0.01, 0.25, seed=1, step=2)
 
     with torch.no_grad(), ops.backend("native"):
         benchmark(native if source == "native" else eager)
