@@ -50,6 +50,9 @@ STABLE_TORCH_LIBRARY(sda_fast, m) {
       "bool length_aware, bool bfloat16) -> Tensor");
   m.def(
       "philox_normal_(Tensor(a!) out, int seed, int step, int correction, int first_sample) -> ()");
+  m.def("subsample(Tensor x, int[] start, int[] step, int[] size) -> Tensor");
+  m.def("subsample_adjoint(Tensor y, int[] start, int[] step, int[] shape) -> Tensor");
+  m.def("residual(Tensor y, Tensor prediction, Tensor std, Tensor gamma, float ratio) -> Tensor");
 }
 
 namespace py = pybind11;

@@ -29,12 +29,14 @@ __all__ = [
     "__version__",
     "explain",
     "load_prior",
+    "observation",
     "sample",
     "save_prior",
 ]
 
 from importlib.metadata import PackageNotFoundError, version
 
+from . import observation
 from .composition import Centre, Junction, Plan
 from .guidance import DPSGaussianScore, GaussianScore
 from .io import load_prior, save_prior

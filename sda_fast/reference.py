@@ -29,10 +29,14 @@ __all__ = [
     "philox_normal_",
     "predictor",
     "predictor_",
+    "residual",
+    "subsample",
+    "subsample_adjoint",
     "widen",
 ]
 
 import math
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -373,3 +377,63 @@ def philox_normal_(
         normals += [radius * angle.cos(), radius * angle.sin()]
 
     out.copy_(torch.stack(normals, dim=-1).flatten(1)[:, :size].reshape(out.shape))
+
+
+# Observations
+
+
+def _slices(
+    start: list[int], step: list[int], size: list[int], shape: list[int] | torch.Size
+) -> tuple[EllipsisType | slice, ...]:
+    """Slices the trailing dimensions. They are checked, as a slice beyond them would be cut."""
+    for i, s, n, m in zip(start, step, size, shape, strict=True):
+        if i < 0 or s < 1 or n < 0 or (n > 0 and i + s * (n - 1) >= m):
+            raise RuntimeError(
+                f"size {n} from start {i} in steps of {s} must lie in a dimension of {m}, "
+                "but does not"
+            )
+    places = zip(start, step, size, strict=True)
+    return ..., *(slice(i, i + s * n, s) if n > 0 else slice(0, 0) for i, s, n in places)
+
+
+def subsample(x: Tensor, start: list[int], step: list[int], size: list[int]) -> Tensor:
+    r"""Takes every step-th element of the trailing dimensions.
+
+    Arguments:
+        x: The states, with shape :math:`(*, n_1, \dots, n_d)`.
+        start: The first place in each of the last :math:`d` dimensions.
+        step: The distance between places.
+        size: The number of places.
+
+    Returns:
+        The observations, with shape :math:`(*, \text{size}_1, \dots, \text{size}_d)`.
+    """
+    return x[_slices(start, step, size, x.shape[x.ndim - len(start) :])].clone()
+
+
+def subsample_adjoint(y: Tensor, start: list[int], step: list[int], shape: list[int]) -> Tensor:
+    """Puts observations back to where `subsample` took them from, zero elsewhere: its adjoint."""
+    leading = y.ndim - len(start)
+    size = list(y.shape[leading:])
+    x = y.new_zeros(*y.shape[:leading], *shape)
+    x[_slices(start, step, size, shape)] = y
+    return x
+
+
+def residual(y: Tensor, prediction: Tensor, std: Tensor, gamma: Tensor, ratio: float) -> Tensor:
+    r"""Returns the residual of a Gaussian likelihood over its variance,
+    :math:`(y - A(\hat x)) / (\Sigma_y + (\sigma / \mu)^2 \Gamma)`, 0 where :math:`y` is NaN.
+
+    Arguments:
+        y: The observation, broadcastable to `prediction`.
+        prediction: What is predicted of it, :math:`A(\hat x)`.
+        std: The standard deviation of the observation noise, broadcastable to `y`.
+        gamma: The number or the diagonal :math:`\Gamma`, broadcastable to `y`.
+        ratio: The ratio :math:`\sigma / \mu`.
+    """
+    wide = widen(prediction)
+    y, std, gamma = y.to(wide.dtype), std.to(wide.dtype), gamma.to(wide.dtype)
+    observed = ~y.isnan()
+    error = torch.where(observed, y, 0.0) - torch.where(observed, wide, 0.0)
+    variance = std**2 + gamma * ratio**2
+    return torch.where(observed, error / variance, 0.0).to(prediction.dtype)

@@ -7,8 +7,8 @@ namespace sda_fast::SDA_FAST_VARIANT {
 
 template <typename T>
 constexpr Loops<T> all() {
-  return {gather<T>,        compose<T>,         linear<T>,  philox_normal<T>,
-          langevin_sums<T>, langevin_reduce<T>, langevin<T>};
+  return {gather<T>,          compose<T>,  linear<T>,    philox_normal<T>,     langevin_sums<T>,
+          langevin_reduce<T>, langevin<T>, subsample<T>, subsample_adjoint<T>, residual<T>};
 }
 
 extern const LoopTable table;  // constants are otherwise local to their file

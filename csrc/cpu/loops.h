@@ -9,6 +9,8 @@
 #include "../kernels/linear.h"
 #include "../kernels/mlp_score.h"
 #include "../kernels/philox_normal.h"
+#include "../kernels/residual.h"
+#include "../kernels/subsample.h"
 
 namespace sda_fast {
 
@@ -22,6 +24,9 @@ struct Loops {
   void (*langevin_sums)(const Langevin<T>&, double* scratch, int64_t begin, int64_t end);
   void (*langevin_reduce)(const Langevin<T>&, const double* scratch, Scales* scales);
   void (*langevin)(const Langevin<T>&, const Scales* scales, int64_t begin, int64_t end);
+  void (*subsample)(const Subsample<T>&, int64_t begin, int64_t end);
+  void (*subsample_adjoint)(const Subsample<T>&, int64_t begin, int64_t end);
+  void (*residual)(const Residual<T>&, int64_t begin, int64_t end);
 };
 
 struct LoopTable {

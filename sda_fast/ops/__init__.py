@@ -1,5 +1,5 @@
 r"""The operators: gather and compose windows, denoise, guide, take predictor and Langevin steps,
-evaluate networks.
+evaluate networks, observe states.
 
 Each function computes natively where the native library can serve its tensors, and otherwise by the
 function of the same name in :mod:`sda_fast.reference`, whose numbers it matches to rounding.
@@ -32,6 +32,9 @@ __all__ = [
     "philox_normal_",
     "predictor",
     "predictor_",
+    "residual",
+    "subsample",
+    "subsample_adjoint",
     "unserved",
 ]
 
@@ -39,5 +42,6 @@ from ._dispatch import backend, is_native, unserved
 from .guided import guide, guide_, guide_langevin_, guide_predictor_
 from .networks import kept_rows, mlp_score
 from .noise import langevin, langevin_, philox_normal_
+from .observations import residual, subsample, subsample_adjoint
 from .steps import denoise, multistep, multistep_, predictor, predictor_
 from .windows import compose, compose_denoise, gather
