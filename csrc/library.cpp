@@ -52,6 +52,11 @@ STABLE_TORCH_LIBRARY(sda_fast, m) {
       "philox_normal_(Tensor(a!) out, int seed, int step, int correction, int first_sample) -> ()");
   m.def("subsample(Tensor x, int[] start, int[] step, int[] size) -> Tensor");
   m.def("subsample_adjoint(Tensor y, int[] start, int[] step, int[] shape) -> Tensor");
+  m.def(
+      "sparse_map(Tensor x, Tensor row, Tensor column, Tensor? value, Tensor? transposed_row=None, "
+      "Tensor? transposed_column=None, Tensor? transposed_value=None) -> Tensor");
+  m.def("block_mean(Tensor x, int[] block) -> Tensor");
+  m.def("block_mean_adjoint(Tensor y, int[] block) -> Tensor");
   m.def("residual(Tensor y, Tensor prediction, Tensor std, Tensor gamma, float ratio) -> Tensor");
 }
 

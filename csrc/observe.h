@@ -3,7 +3,10 @@
 // What the observation operators ask of their arguments, the same on every device, and the
 // dimensions that their kernels see: neighbours that can be one are one.
 
+#include <optional>
+
 #include "checks.h"
+#include "kernels/block_mean.h"
 #include "kernels/subsample.h"
 
 namespace sda_fast {
@@ -85,6 +88,82 @@ inline Slices slices_of(const Tensor& t, int64_t leading, const std::vector<int6
   }
   return s;
 }
+
+// The blocks of states or of their means, whichever t is.
+struct BlockSizes {
+  BlockSizes(const char* name, const Tensor& t, const std::vector<int64_t>& block,
+             bool are_states) {
+    const int64_t leading = leading_dims(name, t, "block", block);
+    means = states = std::vector<int64_t>(t.sizes().begin(), t.sizes().begin() + leading);
+    blocks.batch = blocks.lines = blocks.elements = 1;
+    for (const int64_t n : means) blocks.batch *= n;
+
+    int64_t total = std::max<int64_t>(1, blocks.batch);
+    bool last_is_one = false;  // the last dimension has blocks of one element
+    for (size_t d = 0; d < block.size(); ++d) {
+      const int64_t n = t.size(leading + static_cast<int64_t>(d)), k = block[d];
+      check(k >= 1, "block must be at least 1, but block[", d, "] is ", k, ".");
+      check(!are_states || n % k == 0, "block must divide the last dimensions of ", name,
+            ", but block[", d, "] is ", k, " and ", name, " has shape ", shape_of(t), ".");
+      const int64_t size = are_states ? n / k : n;
+      int64_t whole = 0;
+      check(!__builtin_mul_overflow(size, k, &whole) &&
+                !__builtin_mul_overflow(total, std::max<int64_t>(1, whole), &total) &&
+                !__builtin_mul_overflow(blocks.elements, k, &blocks.elements),
+            "block must make states of fewer than 2^63 elements, but is ", list_of(block), ".");
+      means.push_back(size);
+      states.push_back(whole);
+
+      if (k == 1 && (last_is_one || (blocks.dims == 0 && d + 1 < block.size()))) {
+        (blocks.dims == 0 ? blocks.batch : blocks.size[blocks.dims - 1]) *= size;
+      } else {
+        blocks.size[blocks.dims] = size;
+        blocks.block[blocks.dims] = k;
+        ++blocks.dims;
+        last_is_one = k == 1;
+      }
+    }
+    for (int d = 0; d + 1 < blocks.dims; ++d) blocks.lines *= blocks.block[d];
+  }
+
+  std::vector<int64_t> means, states;
+  Blocks blocks = {};
+};
+
+// The arguments of a sparse map, contiguous.
+struct SparseOperands {
+  SparseOperands(const Tensor& x_, const Tensor& row_, const Tensor& column_,
+                 const std::optional<Tensor>& value_) {
+    check_state("x", x_, 1);
+    for (const auto& [name, t] :
+         {std::pair<const char*, const Tensor&>{"row", row_}, {"column", column_}}) {
+      check(t.scalar_type() == ScalarType::Long && t.dim() == 1, name,
+            " must be int64 with one dimension, but is ", dtype_of(t), " of shape ", shape_of(t),
+            ".");
+      check_same_device(name, t, "x", x_);
+    }
+    check(row_.size(0) >= 1, "row must have a number more than there are rows, but is empty.");
+    rows = row_.size(0) - 1;
+    entries = column_.size(0);
+    columns = size_from(x_, 1);
+    if (value_) {
+      const ScalarType type = arithmetic_type(x_);
+      check(value_->scalar_type() == type && value_->dim() == 1 && value_->size(0) == entries,
+            "value must be ", type == ScalarType::Double ? "float64" : "float32",
+            " of the shape of column, (", entries, ",), beside an x of ", dtype_of(x_), ", but is ",
+            dtype_of(*value_), " of shape ", shape_of(*value_), ".");
+      check_same_device("value", *value_, "x", x_);
+      value = torch::stable::contiguous(*value_);
+    }
+    x = torch::stable::contiguous(x_);
+    row = torch::stable::contiguous(row_);
+    column = torch::stable::contiguous(column_);
+  }
+
+  Tensor x, row, column;
+  std::optional<Tensor> value;
+  int64_t columns, rows, entries;
+};
 
 // y, std or gamma of a residual, as its loops read it: with the sizes given, or as one number.
 inline Tensor broadcast(const char* name, const Tensor& t, const std::vector<int64_t>& sizes,

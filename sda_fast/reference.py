@@ -13,6 +13,8 @@ Windows and compositions are described by two integer tensors, the rows of a
 """
 
 __all__ = [
+    "block_mean",
+    "block_mean_adjoint",
     "compose",
     "compose_denoise",
     "denoise",
@@ -30,6 +32,7 @@ __all__ = [
     "predictor",
     "predictor_",
     "residual",
+    "sparse_map",
     "subsample",
     "subsample_adjoint",
     "widen",
@@ -418,6 +421,44 @@ def subsample_adjoint(y: Tensor, start: list[int], step: list[int], shape: list[
     x = y.new_zeros(*y.shape[:leading], *shape)
     x[_slices(start, step, size, shape)] = y
     return x
+
+
+def sparse_map(x: Tensor, row: Tensor, column: Tensor, value: Tensor | None = None) -> Tensor:
+    r"""Maps states by a sparse matrix, in compressed rows.
+
+    .. math:: y_{b, m} = \sum_{\text{row}_m \leq j < \text{row}_{m + 1}}
+        \text{value}_j \, x_{b, \, \text{column}_j}
+
+    Arguments:
+        x: The states, with shape :math:`(B, *)`.
+        row: Where the rows begin and the last one ends, with shape :math:`(M + 1)`.
+        column: The places in a flattened state, with shape :math:`(J)`.
+        value: The values, with shape :math:`(J)`; 1 if there are none.
+    """
+    of_row = torch.repeat_interleave(row.diff(), output_size=len(column))
+    elements = widen(x).flatten(1)[:, column]
+    if value is not None:
+        elements = value.to(elements.dtype) * elements
+    y = elements.new_zeros(len(x), len(row) - 1)
+    return y.index_add(1, of_row, elements).to(x.dtype)
+
+
+def block_mean(x: Tensor, block: list[int]) -> Tensor:
+    """Averages over blocks of the trailing dimensions (*, n), whose sizes the blocks divide."""
+    leading = x.ndim - len(block)
+    blocks = widen(x)
+    for d, k in enumerate(block):
+        blocks = blocks.unflatten(leading + 2 * d, (x.shape[leading + d] // k, k))
+    return blocks.mean(dim=tuple(range(leading + 1, blocks.ndim, 2))).to(x.dtype)
+
+
+def block_mean_adjoint(y: Tensor, block: list[int]) -> Tensor:
+    """Spreads means over their blocks, divided by the size of a block: the adjoint."""
+    leading = y.ndim - len(block)
+    x = widen(y) / math.prod(block)
+    for d, k in enumerate(block):
+        x = x.repeat_interleave(k, dim=leading + d)
+    return x.to(y.dtype)
 
 
 def residual(y: Tensor, prediction: Tensor, std: Tensor, gamma: Tensor, ratio: float) -> Tensor:

@@ -7,8 +7,19 @@ namespace sda_fast::SDA_FAST_VARIANT {
 
 template <typename T>
 constexpr Loops<T> all() {
-  return {gather<T>,          compose<T>,  linear<T>,    philox_normal<T>,     langevin_sums<T>,
-          langevin_reduce<T>, langevin<T>, subsample<T>, subsample_adjoint<T>, residual<T>};
+  return {gather<T>,
+          compose<T>,
+          linear<T>,
+          philox_normal<T>,
+          langevin_sums<T>,
+          langevin_reduce<T>,
+          langevin<T>,
+          subsample<T>,
+          subsample_adjoint<T>,
+          residual<T>,
+          sparse_map<T>,
+          block_mean<T>,
+          block_mean_adjoint<T>};
 }
 
 extern const LoopTable table;  // constants are otherwise local to their file

@@ -3,6 +3,7 @@
 // The loops of the operators, as tables of functions: loops.cpp and tiles.cpp are compiled once per
 // instruction set and define one table each time; isa.cpp chooses among them at run time.
 
+#include "../kernels/block_mean.h"
 #include "../kernels/compose.h"
 #include "../kernels/gather.h"
 #include "../kernels/langevin.h"
@@ -10,6 +11,7 @@
 #include "../kernels/mlp_score.h"
 #include "../kernels/philox_normal.h"
 #include "../kernels/residual.h"
+#include "../kernels/sparse_map.h"
 #include "../kernels/subsample.h"
 
 namespace sda_fast {
@@ -27,6 +29,9 @@ struct Loops {
   void (*subsample)(const Subsample<T>&, int64_t begin, int64_t end);
   void (*subsample_adjoint)(const Subsample<T>&, int64_t begin, int64_t end);
   void (*residual)(const Residual<T>&, int64_t begin, int64_t end);
+  void (*sparse_map)(const SparseMap<T>&, int64_t begin, int64_t end);
+  void (*block_mean)(const BlockMean<T>&, int64_t begin, int64_t end);
+  void (*block_mean_adjoint)(const BlockMean<T>&, int64_t begin, int64_t end);
 };
 
 struct LoopTable {

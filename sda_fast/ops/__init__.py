@@ -14,6 +14,8 @@ References:
 
 __all__ = [
     "backend",
+    "block_mean",
+    "block_mean_adjoint",
     "compose",
     "compose_denoise",
     "denoise",
@@ -33,8 +35,10 @@ __all__ = [
     "predictor",
     "predictor_",
     "residual",
+    "sparse_map",
     "subsample",
     "subsample_adjoint",
+    "transpose",
     "unserved",
 ]
 
@@ -42,6 +46,14 @@ from ._dispatch import backend, is_native, unserved
 from .guided import guide, guide_, guide_langevin_, guide_predictor_
 from .networks import kept_rows, mlp_score
 from .noise import langevin, langevin_, philox_normal_
-from .observations import residual, subsample, subsample_adjoint
+from .observations import (
+    block_mean,
+    block_mean_adjoint,
+    residual,
+    sparse_map,
+    subsample,
+    subsample_adjoint,
+    transpose,
+)
 from .steps import denoise, multistep, multistep_, predictor, predictor_
 from .windows import compose, compose_denoise, gather

@@ -1,9 +1,13 @@
 """Observing states, with the adjoints, and the residual of what was observed."""
 
 __all__ = [
+    "block_mean",
+    "block_mean_adjoint",
     "residual",
+    "sparse_map",
     "subsample",
     "subsample_adjoint",
+    "transpose",
 ]
 
 from collections.abc import Sequence
@@ -61,6 +65,108 @@ def subsample_adjoint(
     if is_native(y):
         return call(torch.ops.sda_fast.subsample_adjoint.default, y, start, step, shape)
     return reference.subsample_adjoint(y, start, step, shape)
+
+
+CSR = tuple[Tensor, Tensor, Tensor | None]
+
+
+def sparse_map(
+    x: Tensor,
+    row: Tensor,
+    column: Tensor,
+    value: Tensor | None = None,
+    transposed: CSR | None = None,
+) -> Tensor:
+    r"""Maps states by a sparse matrix, in compressed rows.
+
+    .. math:: y_{b, m} = \sum_{\text{row}_m \leq j < \text{row}_{m + 1}}
+        \text{value}_j \, x_{b, \, \text{column}_j}
+
+    The sum is taken in order of :math:`j`. Its adjoint is the same operator with the transposed
+    matrix, which :func:`transpose` makes once; so nothing depends on the order of threads. Native,
+    it is differentiable with respect to `x`; where `value` asks for a gradient, the reference
+    computes it.
+
+    Arguments:
+        x: The states, with shape :math:`(B, *)` and :math:`N` elements each, float32, float64,
+            bfloat16 or float16.
+        row: Where the rows begin and the last one ends, int64 with shape :math:`(M + 1)`.
+        column: The places in a flattened state, int64 with shape :math:`(J)`.
+        value: The values, with shape :math:`(J)`; 1 if there are none, a selection. They are
+            converted to the type of the arithmetic, float32 for half types.
+        transposed: The row, column and value of the transposed matrix, for the gradient; made anew
+            for each if there are none.
+
+    Returns:
+        The observations, with shape :math:`(B, M)`.
+
+    Raises:
+        RuntimeError: If a shape or dtype does not fit. On the CPU also if `row` does not ascend
+            from 0 to :math:`J` or a column lies beyond the state; on a GPU, where looking would
+            mean to wait for it, the sum is then NaN: :class:`sda_fast.observation.SparseMap` looks
+            when it is built.
+    """
+    if value is not None and value.requires_grad and torch.is_grad_enabled():
+        return reference.sparse_map(x, row, column, value)
+    if is_native(x):
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        value = None if value is None else value.to(wide)
+        row_t, column_t, value_t = transposed or (None, None, None)
+        value_t = None if value_t is None else value_t.to(wide)
+        operator = torch.ops.sda_fast.sparse_map.default
+        return call(operator, x, row, column, value, row_t, column_t, value_t)
+    return reference.sparse_map(x, row, column, value)
+
+
+def transpose(row: Tensor, column: Tensor, value: Tensor | None, columns: int) -> CSR:
+    """Returns the row, column and value of the transpose of a matrix with so many columns."""
+    order = column.argsort(stable=True)
+    of_row = torch.repeat_interleave(row.diff(), output_size=column.shape[0])
+    starts = torch.searchsorted(column[order], torch.arange(columns + 1, device=column.device))
+    return starts, of_row[order], None if value is None else value[order]
+
+
+def block_mean(x: Tensor, block: Sequence[int]) -> Tensor:
+    r"""Averages over blocks of the trailing dimensions.
+
+    .. math:: y_{b, j} = \frac{1}{|\text{block}|} \sum_{0 \leq k < \text{block}}
+        x_{b, \, \text{block} \cdot j + k}
+
+    Arguments:
+        x: The states, with shape :math:`(*, n_1, \dots, n_d)`, float32, float64, bfloat16 or
+            float16, whose sums are float32.
+        block: The size of a block in each of the last :math:`d` dimensions, at most 8; it divides
+            that of the dimension.
+
+    Returns:
+        The means, with shape :math:`(*, n_1 / \text{block}_1, \dots, n_d / \text{block}_d)`.
+
+    Raises:
+        RuntimeError: If a shape or dtype does not fit.
+    """
+    block = list(block)
+    if is_native(x):
+        return call(torch.ops.sda_fast.block_mean.default, x, block)
+    return reference.block_mean(x, block)
+
+
+def block_mean_adjoint(y: Tensor, block: Sequence[int]) -> Tensor:
+    """Spreads means over their blocks, divided by the size of a block: the adjoint of `block_mean`.
+
+    Arguments:
+        y: The means, with trailing dimensions that have blocks.
+        block: The size of a block in each of the trailing dimensions, at most 8.
+
+    Returns:
+        The states, larger in each of the trailing dimensions by that factor.
+
+    Raises:
+        RuntimeError: If a shape or dtype does not fit.
+    """
+    block = list(block)
+    if is_native(y):
+        return call(torch.ops.sda_fast.block_mean_adjoint.default, y, block)
+    return reference.block_mean_adjoint(y, block)
 
 
 def residual(y: Tensor, prediction: Tensor, std: Tensor, gamma: Tensor, ratio: float) -> Tensor:
@@ -122,6 +228,49 @@ def _backward_subsample_adjoint(ctx: Any, grad: Tensor) -> tuple[Tensor | None, 
     return subsample(grad, ctx.start, ctx.step, list(ctx.trailing)), None, None, None
 
 
+def _fake_sparse_map(x: Tensor, row: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape[0], row.shape[0] - 1)
+
+
+def _fake_block_mean(x: Tensor, block: list[int]) -> Tensor:
+    leading = x.ndim - len(block)
+    sizes = (n // k for n, k in zip(x.shape[leading:], block, strict=True))
+    return x.new_empty(*x.shape[:leading], *sizes)
+
+
+def _fake_block_mean_adjoint(y: Tensor, block: list[int]) -> Tensor:
+    leading = y.ndim - len(block)
+    sizes = (n * k for n, k in zip(y.shape[leading:], block, strict=True))
+    return y.new_empty(*y.shape[:leading], *sizes)
+
+
+def _setup_sparse_map(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, *matrices = inputs
+    ctx.save_for_backward(*matrices)
+    ctx.event = x.shape[1:]
+
+
+def _backward_sparse_map(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    row, column, value, *transposed = ctx.saved_tensors
+    if transposed[0] is None:
+        transposed = transpose(row, column, value, ctx.event.numel())
+    sparse_map = torch.ops.sda_fast.sparse_map.default
+    grad_x = sparse_map(grad, *transposed, row, column, value).reshape(-1, *ctx.event)
+    return grad_x, *(None,) * 6
+
+
+def _setup_block_mean(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, ctx.block = inputs
+
+
+def _backward_block_mean(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return torch.ops.sda_fast.block_mean_adjoint.default(grad, ctx.block), None
+
+
+def _backward_block_mean_adjoint(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return torch.ops.sda_fast.block_mean.default(grad, ctx.block), None
+
+
 def _setup_residual(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     y, _, std, gamma, ctx.ratio = inputs
     ctx.save_for_backward(y, std, gamma)
@@ -136,4 +285,9 @@ def _backward_residual(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 register("subsample", _fake_trailing, _setup_subsample, _backward_subsample)
 register("subsample_adjoint", _fake_trailing, _setup_subsample, _backward_subsample_adjoint)
+register("sparse_map", _fake_sparse_map, _setup_sparse_map, _backward_sparse_map)
+register("block_mean", _fake_block_mean, _setup_block_mean, _backward_block_mean)
+register(
+    "block_mean_adjoint", _fake_block_mean_adjoint, _setup_block_mean, _backward_block_mean_adjoint
+)
 register("residual", _fake_residual, _setup_residual, _backward_residual)

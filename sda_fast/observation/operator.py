@@ -1,26 +1,12 @@
-r"""Observation operators: what an instrument sees of a state.
+"""What an observation operator is, and operators made of others."""
 
-An observation is :math:`y = A(x) + \epsilon` with an operator :math:`A` from states (B, *event) to
-observations (B, *shape). Guidance needs, beside :math:`A(x)`, the product of its Jacobian with a
-cotangent,
-
-.. math:: \nabla_x \, \langle A(x), \bar y \rangle = J(x)^\top \bar y
-
-which a linear operator gives by its adjoint, without a graph, and a nonlinear one by automatic
-differentiation. Where something was not observed, the observation is NaN.
-"""
-
-__all__ = [
-    "ObservationOperator",
-    "Subsample",
-]
+__all__ = ["Composition", "ObservationOperator", "Stack"]
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Size, Tensor, nn
-
-from . import ops
 
 
 class ObservationOperator(nn.Module):
@@ -81,9 +67,9 @@ class ObservationOperator(nn.Module):
         return self._vjp(x, cotangent)
 
     def _vjp(self, x: Tensor, cotangent: Tensor) -> Tensor:
-        if self.linear:
-            return self._adjoint(cotangent)
+        return self._adjoint(cotangent) if self.linear else self._differentiate(x, cotangent)
 
+    def _differentiate(self, x: Tensor, cotangent: Tensor) -> Tensor:
         twice = torch.is_grad_enabled() and (x.requires_grad or cotangent.requires_grad)
         with torch.enable_grad():
             x = x if twice and x.requires_grad else x.detach().requires_grad_()
@@ -176,50 +162,41 @@ class Composition(ObservationOperator):
         return self.inner._vjp(x, self.outer._vjp(self.inner._observe(x), cotangent))
 
 
-class Subsample(ObservationOperator):
-    """Observes every so many states, components or points of a grid.
+class Stack(ObservationOperator):
+    """Observes by several instruments: their observations, flattened, one after the other.
 
     Arguments:
-        event: The shape of a state, for instance (L, C, H, W).
-        slices: The slices of the leading dimensions of a state, time first; the others are
-            observed whole.
+        operators: The operators, all of the same event.
 
     Raises:
-        TypeError: A slice is none.
-        ValueError: There are more slices than dimensions, one has a step below 1, or one is empty.
-
-    Example:
-        >>> A = Subsample((65, 3), slice(None, None, 8), slice(0, 1))
-        >>> A(torch.randn(4, 65, 3)).shape
-        torch.Size([4, 9, 1])
+        ValueError: There is no operator, or their events differ.
     """
 
-    def __init__(self, event: Sequence[int], *slices: slice):
-        if len(slices) > len(event):
-            raise ValueError(
-                f"slices must be at most {len(event)}, one a dimension of {tuple(event)}, but are "
-                f"{len(slices)}"
-            )
+    def __init__(self, *operators: ObservationOperator):
+        if not operators:
+            raise ValueError("operators must be at least one, but there is none")
+        event = operators[0].event
+        for i, operator in enumerate(operators):
+            if operator.event != event:
+                raise ValueError(
+                    f"operators[{i}] must observe states of shape {tuple(event)}, as the first "
+                    f"does, but observes {tuple(operator.event)}"
+                )
 
-        starts, steps, sizes = [], [], []
-        for d, n in enumerate(event):
-            s = slices[d] if d < len(slices) else slice(None)
-            if not isinstance(s, slice):
-                raise TypeError(f"slices[{d}] must be a slice, but is {s!r}")
-            if s.step is not None and s.step < 1:
-                raise ValueError(f"slices[{d}] must have a step of at least 1, but is {s}")
-            places = range(n)[s]
-            if len(places) == 0:
-                raise ValueError(f"slices[{d}] must hold some of {n} places, but is {s}")
-            starts.append(places.start)
-            steps.append(places.step)
-            sizes.append(len(places))
+        self._sizes = [A.shape.numel() for A in operators]
+        super().__init__(event, (sum(self._sizes),), all(A.linear for A in operators))
+        self.operators = nn.ModuleList(operators)
 
-        super().__init__(event, sizes, linear=True)
-        self._places = (starts, steps)
+    def _each(self) -> list[ObservationOperator]:
+        return cast(list[ObservationOperator], list(self.operators))
 
     def _observe(self, x: Tensor) -> Tensor:
-        return ops.subsample(x, *self._places, self.shape)
+        return torch.cat([A._observe(x).flatten(1) for A in self._each()], dim=1)
+
+    def _vjp(self, x: Tensor, cotangent: Tensor) -> Tensor:
+        parts = zip(self._each(), cotangent.split(self._sizes, dim=1), strict=True)
+        return torch.stack([A._vjp(x, y.reshape(-1, *A.shape)) for A, y in parts]).sum(dim=0)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return ops.subsample_adjoint(y, *self._places, self.event)
+        parts = zip(self._each(), y.split(self._sizes, dim=1), strict=True)
+        return torch.stack([A._adjoint(y.reshape(-1, *A.shape)) for A, y in parts]).sum(dim=0)

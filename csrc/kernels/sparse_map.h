@@ -1,0 +1,85 @@
+#pragma once
+
+// A sparse linear map of states, in compressed rows: y[b, m] = sum over row[m] <= j < row[m + 1] of
+// value[j] x[b, column[j]], in order of j. Without values they are 1: a selection.
+
+#include "number.h"
+
+#ifdef SDA_FAST_GPU
+#include "quad.h"
+#endif
+
+namespace sda_fast {
+
+// x (batch, columns), row (rows + 1), column and value (entries), out (batch, rows), all
+// contiguous.
+template <typename T>
+struct SparseMap {
+  const T* x;
+  const int64_t* row;
+  const int64_t* column;
+  const Accumulate<T>* value;  // or null
+  T* out;
+  int64_t batch, columns, rows, entries;
+};
+
+}  // namespace sda_fast
+
+namespace sda_fast::SDA_FAST_VARIANT {
+
+#ifndef SDA_FAST_GPU
+
+template <bool kValues, typename T>
+inline void sparse_map_run(const SparseMap<T>& s, int64_t begin, int64_t end) {
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t b = item / s.rows, m = item - b * s.rows;
+    const T* x = s.x + b * s.columns;
+    Accumulate<T> sum = 0;
+    for (int64_t j = s.row[m]; j < s.row[m + 1]; ++j) {
+      const auto element = widen(x[s.column[j]]);
+      sum = kValues ? multiply_add(s.value[j], element, sum) : sum + element;
+    }
+    s.out[item] = narrow<T>(sum);
+  }
+}
+
+// Elements [begin, end) of the batch * rows there are.
+template <typename T>
+inline void sparse_map(const SparseMap<T>& s, int64_t begin, int64_t end) {
+  if (s.value != nullptr) {
+    sparse_map_run<true>(s, begin, end);
+  } else {
+    sparse_map_run<false>(s, begin, end);
+  }
+}
+
+#else
+
+// A thread an element. The map cannot be checked here without waiting for the device, so a column
+// beyond the state is NaN, and no entry beyond the map's is read.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) sparse_map_kernel(SparseMap<T> s) {
+  const int64_t total = s.batch * s.rows;
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < total; i += stride) {
+    const int64_t b = i / s.rows, m = i - b * s.rows;
+    const int64_t first = s.row[m] < 0 ? 0 : s.row[m];
+    const int64_t last = s.row[m + 1] > s.entries ? s.entries : s.row[m + 1];
+    Accumulate<T> sum = 0;
+    for (int64_t j = first; j < last; ++j) {
+      const int64_t column = s.column[j];
+      Accumulate<T> element;
+      if (column >= 0 && column < s.columns) {
+        element = widen(s.x[b * s.columns + column]);
+      } else {
+        set_nan(element);
+      }
+      sum = s.value != nullptr ? multiply_add(s.value[j], element, sum) : sum + element;
+    }
+    s.out[i] = narrow<T>(sum);
+  }
+}
+
+#endif
+
+}  // namespace sda_fast::SDA_FAST_VARIANT

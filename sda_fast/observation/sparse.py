@@ -1,0 +1,78 @@
+"""Observing by a sparse matrix."""
+
+__all__ = ["SparseMap"]
+
+from collections.abc import Sequence
+
+import torch
+from torch import Size, Tensor
+
+from .. import ops
+from .operator import ObservationOperator
+
+
+class SparseMap(ObservationOperator):
+    """Observes by a sparse matrix, which acts on the last dimensions of a state.
+
+    Arguments:
+        event: The shape of a state, (*leading, *last).
+        shape: The shape of an observation, (*leading, *seen), which keeps the leading dimensions.
+        row: Which number of those seen each entry of the matrix is for.
+        column: Which element of the flattened last dimensions it reads.
+        value: The entries, or None if all are 1.
+        leading: The number of leading dimensions.
+
+    Raises:
+        ValueError: An entry is beyond the matrix.
+    """
+
+    row: Tensor
+    column: Tensor
+    value: Tensor | None
+    row_t: Tensor
+    column_t: Tensor
+    value_t: Tensor | None
+
+    def __init__(
+        self,
+        event: Sequence[int],
+        shape: Sequence[int],
+        row: Tensor,
+        column: Tensor,
+        value: Tensor | None = None,
+        leading: int = 0,
+    ):
+        super().__init__(event, shape, linear=True)
+
+        rows, columns = self.shape[leading:].numel(), self.event[leading:].numel()
+        for name, index, size in (("row", row, rows), ("column", column, columns)):
+            if index.numel() > 0 and not 0 <= int(index.min()) <= int(index.max()) < size:
+                raise ValueError(
+                    f"{name} must be at least 0 and below {size}, but is from {int(index.min())} "
+                    f"to {int(index.max())}"
+                )
+
+        order = row.argsort(stable=True)
+        row, column = row[order], column[order]
+        value = None if value is None else value[order]
+        starts = torch.searchsorted(row, torch.arange(rows + 1, device=row.device))
+        transposed = ops.transpose(starts, column, value, columns)
+
+        names = ("row", "column", "value", "row_t", "column_t", "value_t")
+        for name, x in zip(names, (starts, column, value, *transposed), strict=True):
+            self.register_buffer(name, x)
+        self._leading = leading
+
+    def _map(self, x: Tensor, shape: Size, *, adjoint: bool) -> Tensor:
+        matrix = (self.row, self.column, self.value)
+        transposed = (self.row_t, self.column_t, self.value_t)
+        if adjoint:
+            matrix, transposed = transposed, matrix
+        y = ops.sparse_map(x.flatten(0, self._leading).flatten(1), *matrix, transposed)
+        return y.reshape(len(x), *shape)
+
+    def _observe(self, x: Tensor) -> Tensor:
+        return self._map(x, self.shape, adjoint=False)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._map(y, self.event, adjoint=True)
