@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NAMES = (
     *("compose", "compose_denoise", "denoise", "gather", "guide", "guide_", "guide_langevin_"),
     *("guide_predictor_", "langevin", "langevin_", "multistep", "multistep_", "philox_normal_"),
-    *("predictor", "predictor_"),
+    *("predictor", "predictor_", "subsample", "subsample_adjoint", "sparse_map", "block_mean"),
+    *("block_mean_adjoint", "residual"),
 )
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 STREAM = {"seed": -12345, "step": 7, "correction": 3, "first_sample": 2**20}
@@ -562,6 +563,115 @@ def test_results_do_not_depend_on_the_order_of_threads(emulated: Emulated, order
 def test_errors_are_the_operators_own(emulated: Emulated) -> None:
     with pytest.raises(RuntimeError, match="eps must have the dtype of x, float32, but has float6"):
         emulated("predictor", torch.ones(2), torch.ones(2).double(), 1.0, 1.0)
+
+
+# Observations
+
+
+@each_dtype
+@each_alignment
+@pytest.mark.parametrize(
+    ("shape", "start", "step", "size"),
+    [
+        ((7,), (2,), (3,), (2,)),
+        ((9, 3), (0, 0), (4, 1), (3, 1)),
+        ((4, 6, 5), (1, 0, 0), (2, 1, 1), (2, 6, 5)),
+        ((4, 8, 12), (0, 1, 3), (2, 3, 4), (2, 3, 3)),
+        ((4, 8, 12), (0, 0, 4), (2, 1, 1), (2, 8, 8)),
+        ((3, 400), (1, 0), (1, 1), (2, 400)),
+        ((3, 401), (1, 0), (1, 1), (2, 401)),
+    ],
+    ids=str,
+)
+def test_subsample(
+    call: Emulated | Device,
+    shape: tuple[int, ...],
+    start: tuple[int, ...],
+    step: tuple[int, ...],
+    size: tuple[int, ...],
+    dtype: torch.dtype,
+    aligned: bool,
+) -> None:
+    places = (list(start), list(step))
+    for batch in (0, 1, 3):
+        x = torch.randn(batch, *shape).to(dtype)
+        y = call("subsample", x, *places, list(size), aligned=aligned)
+        assert torch.equal(y, reference.subsample(x, *places, list(size)))
+        back = call("subsample_adjoint", y, *places, list(shape), aligned=aligned)
+        assert torch.equal(back, reference.subsample_adjoint(y, *places, list(shape)))
+        assert torch.equal(call("subsample", scattered(x), *places, list(size)), y)
+        assert torch.equal(call("subsample_adjoint", scattered(y), *places, list(shape)), back)
+
+
+@each_dtype
+@each_alignment
+@pytest.mark.parametrize(
+    ("size", "block"),
+    [((3,), (4,)), ((2, 3), (4, 1)), ((3, 2, 5), (2, 3, 4)), ((2, 400), (3, 1)), ((2, 8), (1, 1))],
+    ids=str,
+)
+def test_block_mean(
+    call: Emulated | Device,
+    size: tuple[int, ...],
+    block: tuple[int, ...],
+    dtype: torch.dtype,
+    aligned: bool,
+) -> None:
+    blocks = list(block)
+    for batch in (0, 1, 3):
+        x = torch.randn(batch, *(n * k for n, k in zip(size, block, strict=True))).to(dtype)
+        y = call("block_mean", x, blocks, aligned=aligned)
+        close(y, reference.block_mean(x.double(), blocks), dtype)
+        assert torch.equal(y, torch.ops.sda_fast.block_mean(x, blocks))  # summed in the same order
+        back = call("block_mean_adjoint", y, blocks, aligned=aligned)
+        close(back, reference.block_mean_adjoint(y.double(), blocks), dtype)
+        assert torch.equal(call("block_mean", scattered(x), blocks), y)
+        assert torch.equal(call("block_mean_adjoint", scattered(y), blocks), back)
+
+
+@each_dtype
+@each_alignment
+@pytest.mark.parametrize("values", [True, False], ids=["values", "ones"])
+def test_sparse_map(
+    call: Emulated | Device, values: bool, dtype: torch.dtype, aligned: bool
+) -> None:
+    for batch, rows, columns, entries in ((0, 3, 4, 5), (1, 1, 1, 1), (3, 700, 300, 900)):
+        row = torch.randint(rows, (entries,)).bincount(minlength=rows).cumsum(0)
+        row = torch.cat([torch.zeros(1, dtype=torch.int64), row])
+        column = torch.randint(columns, (entries,))
+        value = torch.randn(entries).to(torch.promote_types(dtype, torch.float32))
+        matrix = (row, column, value if values else None)
+        x = torch.randn(batch, columns).to(dtype)
+        y = call("sparse_map", x, *matrix, aligned=aligned)
+        close(y, reference.sparse_map(x.double(), *matrix), dtype, 4.0)
+        assert torch.equal(call("sparse_map", scattered(x), *matrix), y)
+
+
+def test_a_sparse_map_beyond_the_state(call: Emulated | Device) -> None:
+    """It cannot be checked without a wait for the device: nothing beyond is touched."""
+    x, value = torch.randn(2, 4), torch.ones(3)
+    row, column = torch.tensor([-5, 1, 2, 9]), torch.tensor([4, 3, -1])
+    y = call("sparse_map", x, row, column, value)
+    assert y[:, [0, 2]].isnan().all()
+    assert torch.equal(y[:, 1], x[:, 3])
+
+
+@each_dtype
+@each_alignment
+@pytest.mark.parametrize("each_y", [True, False], ids=["y of each sample", "one y"])
+def test_residual(call: Emulated | Device, each_y: bool, dtype: torch.dtype, aligned: bool) -> None:
+    wide = torch.promote_types(dtype, torch.float32)
+    for size in (1, 4, 31, 256, 1025):
+        prediction = torch.randn(3, size).to(dtype)
+        y = torch.randn((3, size) if each_y else size, dtype=wide)
+        y[..., size // 2] = torch.nan
+        prediction[1, size // 2] = torch.inf
+        ones, many = torch.rand(2, dtype=wide) + 0.1, torch.rand(2, size, dtype=wide) + 0.1
+        for std, gamma in product((ones[0], many[0]), (ones[1], many[1])):
+            result = call("residual", y, prediction, std, gamma, 0.7, aligned=aligned)
+            numbers = (t.double() for t in (y, prediction, std, gamma))
+            close(result, reference.residual(*numbers, 0.7), dtype, 200.0)
+            assert (result[:, size // 2] == 0).all()
 
 
 # The emulator itself: what CUDA defines
