@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sda_fast import Centre, Junction, ops
+from sda_fast.observation import BlockMean, Interpolate, ObservationOperator, Subsample, Vorticity
 
 SIZES = {"small": (1, 65, 3), "medium": (128, 65, 3), "large": (128, 1024, 64)}
 BACKENDS = ("native", "reference")
@@ -127,6 +128,57 @@ def test_guide_predictor(benchmark, backend: str, size: str):
             torch.testing.assert_close(run(), expected, rtol=1e-4, atol=1e-5)
             benchmark.group = f"guide_predictor_ {size} ({torch.get_num_threads()} threads)"
             benchmark(lambda: ops.guide_predictor_(x, eps, *rest))
+
+
+FLOW = (9, 2, 64, 64)
+OPERATORS = {
+    "subsample": lambda: Subsample(FLOW, slice(None, None, 2), slice(None), slice(None, None, 4)),
+    "subsample columns": lambda: Subsample(FLOW, slice(9), slice(2), slice(64), slice(0, 64, 4)),
+    "block_mean": lambda: BlockMean(FLOW, (4, 4)),
+    "sparse_map": lambda: Interpolate(FLOW, 63 * torch.rand(500, 2)),
+    "sparse_map of vorticity": lambda: Vorticity(FLOW),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("way", ["forward", "adjoint"])
+def test_observation(benchmark, backend: str, way: str, name: str):
+    A: ObservationOperator = OPERATORS[name]()
+    x, y = torch.randn(16, *A.event), torch.randn(16, *A.shape)
+
+    compare(
+        benchmark,
+        f"{name} {way}",
+        backend,
+        lambda: A(x) if way == "forward" else A.vjp(x, y),
+    )
+
+
+def test_vorticity_rolled(benchmark):
+    """The other way to observe vorticity: rolled copies of the field."""
+    x = torch.randn(16, *FLOW)
+    A = Vorticity(FLOW, 0.1)
+
+    def rolled() -> torch.Tensor:
+        u, v = x.unbind(dim=2)
+        return (v.roll(-1, 2) - v.roll(1, 2) - u.roll(-1, 3) + u.roll(1, 3)) / 0.2
+
+    torch.testing.assert_close(rolled(), A(x), rtol=1e-4, atol=1e-4)
+    benchmark.group = f"sparse_map of vorticity forward ({torch.get_num_threads()} threads)"
+    benchmark(rolled)
+
+
+def test_residual(benchmark, backend: str, size: str):
+    prediction = torch.randn(SIZES[size])
+    y = torch.randn(prediction.shape[1:])
+    std, gamma = torch.rand_like(y) + 0.1, torch.tensor(1e-2)
+
+    compare(
+        benchmark,
+        f"residual {size}",
+        backend,
+        lambda: ops.residual(y, prediction, std, gamma, 0.5),
+    )
 
 
 # The reference of what draws noise is an oracle, far slower than what one would use: the other side

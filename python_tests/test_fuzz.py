@@ -477,3 +477,117 @@ def test_fused_composition_stays_in_the_trajectory() -> None:
     weights = [torch.zeros(1, 16), torch.zeros(0), torch.zeros(0)]
     with pytest.raises(RuntimeError, match=r"start\[1\] \+ 2, a row of weight 1, .* but is 5"):
         NATIVE.mlp_score(torch.zeros(1, 5, 3), start, mask, rows, *weights, [9], 0, False, False, 0)
+
+
+# Observations
+
+
+@fuzz
+@given(st.data())
+def test_subsample(data: st.DataObject) -> None:
+    leading = tuple(data.draw(st.lists(SIZES, max_size=2)))
+    dims = data.draw(st.lists(st.tuples(*[st.integers(0, 5)] * 3), min_size=1, max_size=4))
+    start, step, size = [d[0] for d in dims], [d[1] + 1 for d in dims], [d[2] for d in dims]
+    rest = data.draw(st.integers(0, 3))
+    shape = [i + s * max(0, n - 1) + 1 + rest for i, s, n in zip(start, step, size, strict=True)]
+    x = data.draw(tensors((*leading, *shape), dtype := data.draw(DTYPES)))
+    before = kept([x])
+
+    y = NATIVE.subsample(x, start, step, size)
+    same(y, reference.subsample(x.double(), start, step, size), dtype)
+    back = NATIVE.subsample_adjoint(y, start, step, shape)
+    same(back, reference.subsample_adjoint(y.double(), start, step, shape), dtype)
+    unchanged([x], before)
+
+
+@fuzz
+@given(st.data())
+def test_block_mean(data: st.DataObject) -> None:
+    leading = tuple(data.draw(st.lists(SIZES, max_size=2)))
+    size = data.draw(st.lists(SIZES, min_size=1, max_size=4))
+    block = [data.draw(st.integers(1, 4)) for _ in size]
+    shape = (*leading, *(n * k for n, k in zip(size, block, strict=True)))
+    x = data.draw(tensors(shape, dtype := data.draw(DTYPES)))
+    before = kept([x])
+
+    y = NATIVE.block_mean(x, block)
+    same(y, reference.block_mean(x.double(), block), dtype)
+    back = NATIVE.block_mean_adjoint(y, block)
+    same(back, reference.block_mean_adjoint(y.double(), block), dtype)
+    unchanged([x], before)
+
+
+@fuzz
+@given(st.data())
+def test_sparse_map(data: st.DataObject) -> None:
+    batch, event = data.draw(SIZES), tuple(data.draw(st.lists(SIZES, max_size=3)))
+    x = data.draw(tensors((batch, *event), dtype := data.draw(DTYPES)))
+    columns = torch.Size(event).numel()
+    counts = data.draw(st.lists(st.integers(0, 3 if columns > 0 else 0), max_size=6))
+    row = torch.tensor([0, *counts]).cumsum(0)
+    places = st.integers(0, max(0, columns - 1))
+    column = data.draw(st.lists(places, min_size=sum(counts), max_size=sum(counts)))
+    matrix = [row, torch.tensor(column, dtype=torch.int64)]
+    wide = torch.promote_types(dtype, torch.float32)
+    value = data.draw(st.none() | tensors((sum(counts),), wide))
+    before = kept([x, *matrix])
+
+    result = NATIVE.sparse_map(x, *matrix, value)
+    expected = reference.sparse_map(x.double(), *matrix, None if value is None else value.double())
+    same(result, expected, dtype, scale=10.0)
+    unchanged([x, *matrix], before)
+
+
+@fuzz
+@given(st.data())
+def test_residual(data: st.DataObject) -> None:
+    shape = (data.draw(SIZES), *data.draw(EVENTS))
+    prediction = data.draw(tensors(shape, dtype := data.draw(DTYPES)))
+    wide = torch.promote_types(dtype, torch.float32)
+
+    def broadcastable(to: tuple[int, ...]) -> tuple[int, ...]:
+        last = to[len(to) - data.draw(st.integers(0, len(to))) :]
+        return tuple(data.draw(st.sampled_from([1, n])) for n in last)
+
+    y = data.draw(tensors(broadcastable(shape), wide))
+    std, gamma = (
+        data.draw(tensors(broadcastable(shape[len(shape) - y.ndim :]), wide)) for _ in range(2)
+    )
+    std, gamma = std.abs() + 0.1, gamma.abs()
+    ratio = data.draw(SCALARS)
+    before = kept([y, prediction, std, gamma])
+
+    result = NATIVE.residual(y, prediction, std, gamma, ratio)
+    wider = (t.double() for t in (y, prediction, std, gamma))
+    same(result, reference.residual(*wider, ratio), dtype, scale=400.0)
+    unchanged([y, prediction, std, gamma], before)
+
+
+INTEGERS = st.sampled_from([-(2**63), -1, 0, 1, 2, 3, 5, 2**31, 2**62, 2**63 - 1])
+LISTS = st.lists(INTEGERS, max_size=9)
+
+
+@fuzz
+@given(st.data())
+def test_any_numbers_are_observed_or_refused(data: st.DataObject) -> None:
+    x = torch.ones(2, 3, 5)
+    lists = st.lists(INTEGERS, min_size=1, max_size=2) | LISTS
+    name = data.draw(
+        st.sampled_from(["subsample", "subsample_adjoint", "block_mean", "sparse_map"])
+    )
+    args: list[Any] = [data.draw(lists) for _ in range(3)]
+    if name == "sparse_map":
+        args = [torch.tensor(numbers, dtype=torch.int64) for numbers in args[:2]] + [None]
+    elif name == "block_mean":
+        args = args[:1]
+    elif name == "subsample_adjoint" and max(args[2], default=0) < 2**63 - 1:
+        args[2] = [min(n, 2**20) for n in args[2]]  # what fits would be allocated
+    refusal = ""
+    try:
+        result = getattr(NATIVE, name)(x, *args)
+    except RuntimeError as refused:
+        refusal = str(refused)
+    if refusal:
+        assert re.search(r"\b(x|y|start|step|size|shape|block|row|column)\b", refusal)
+    else:
+        assert torch.equal(result, getattr(reference, name)(x, *args))

@@ -2,8 +2,10 @@
 
 import copy
 import math
+import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -392,3 +394,13 @@ def test_shapes_are_checked() -> None:
 def test_errors(make: Callable[[], object], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         make()
+
+
+DOCUMENTATION = Path(__file__).parents[1] / "docs" / "observation.md"
+
+
+@pytest.mark.skipif(not DOCUMENTATION.is_file(), reason="there is no source tree here")
+def test_documentation() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", DOCUMENTATION.read_text(), re.M | re.S)
+    assert len(blocks) > 8
+    exec(compile("\n".join(blocks), DOCUMENTATION.name, "exec"), {})

@@ -436,7 +436,7 @@ def sparse_map(x: Tensor, row: Tensor, column: Tensor, value: Tensor | None = No
         value: The values, with shape :math:`(J)`; 1 if there are none.
     """
     of_row = torch.repeat_interleave(row.diff(), output_size=len(column))
-    elements = widen(x).flatten(1)[:, column]
+    elements = widen(x).reshape(len(x), x.shape[1:].numel())[:, column]
     if value is not None:
         elements = value.to(elements.dtype) * elements
     y = elements.new_zeros(len(x), len(row) - 1)

@@ -255,7 +255,7 @@ def _backward_sparse_map(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if transposed[0] is None:
         transposed = transpose(row, column, value, ctx.event.numel())
     sparse_map = torch.ops.sda_fast.sparse_map.default
-    grad_x = sparse_map(grad, *transposed, row, column, value).reshape(-1, *ctx.event)
+    grad_x = sparse_map(grad, *transposed, row, column, value).reshape(grad.shape[0], *ctx.event)
     return grad_x, *(None,) * 6
 
 
