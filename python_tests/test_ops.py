@@ -291,6 +291,8 @@ start = torch.tensor([0, 3, 3, 8])
 weight = torch.tensor([[1, 1, 1, 1], [-1, -1, 0, 0], [1, 1, 1, 1], [1, -1, 1, 0]])
 weight = weight.to(torch.int8)
 stream = dict(seed=5, step=6, correction=7)
+row, column = torch.tensor([0, 2, 2, 3]), torch.tensor([7, 400, 11])
+y = 1 + torch.rand(11, 37)
 for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
     rtol = torch.finfo(dtype).eps / 2 if dtype.itemsize == 2 else 0
     atol = 1e-13 if dtype == torch.float64 else 2e-6
@@ -298,11 +300,16 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
     with ops.backend("native"):
         w = ops.gather(x, start, weight)
         results = [w, ops.compose(w, start, weight, 11), ops.predictor(x, eps, 0.9, 0.1),
-                   ops.langevin(x, eps, 0.3, 0.5, **stream)]
+                   ops.langevin(x, eps, 0.3, 0.5, **stream),
+                   ops.subsample(x, (1, 2), (3, 4), (4, 9)), ops.block_mean(x, (3, 1, 1)),
+                   ops.sparse_map(x, row, column), ops.residual(y, x, y[0], y[1], 0.5)]
     x, eps = x.double(), eps.double()
     w = reference.gather(x, start, weight)
     expected = [w, reference.compose(w, start, weight, 11), reference.predictor(x, eps, 0.9, 0.1),
-                reference.langevin(x, eps, 0.3, 0.5, **stream)]
+                reference.langevin(x, eps, 0.3, 0.5, **stream),
+                reference.subsample(x, (1, 2), (3, 4), (4, 9)),
+                reference.block_mean(x, (3, 1, 1)), reference.sparse_map(x, row, column),
+                reference.residual(y, x, y[0], y[1], 0.5)]
     for a, b in zip(results, expected):
         torch.testing.assert_close(a.double(), b, rtol=rtol, atol=atol)
 

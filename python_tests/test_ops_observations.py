@@ -131,7 +131,14 @@ def matrix(rows: int, columns: int, entries: int) -> tuple[Tensor, Tensor, Tenso
 @pytest.mark.parametrize("values", [True, False], ids=["values", "ones"])
 @pytest.mark.parametrize(
     ("batch", "rows", "event", "entries"),
-    [(3, 5, (4, 2), 20), (1, 1, (1,), 1), (2, 700, (300,), 900), (0, 3, (4,), 5), (2, 3, (4,), 0)],
+    [
+        (3, 5, (4, 2), 20),
+        (19, 5, (4,), 20),
+        (1, 1, (1,), 1),
+        (2, 700, (300,), 900),
+        (0, 3, (4,), 5),
+        (2, 3, (4,), 0),
+    ],
 )
 def test_sparse_map(
     batch: int, rows: int, event: tuple[int, ...], entries: int, values: bool, dtype: torch.dtype

@@ -44,7 +44,9 @@ Tensor sparse_map(const Tensor& x, const Tensor& row, const Tensor& column,
         of.columns,
         of.rows,
         of.entries};
-    for_items(out.numel(), 1 + of.entries / of.rows,
+    const int64_t groups = args.batch / kSamples + args.batch % kSamples;
+    const int64_t items = groups * of.rows;
+    for_items(items, args.batch * (of.rows + of.entries) / items,
               [&](int64_t begin, int64_t end) { loops_of<T>().sparse_map(args, begin, end); });
   });
   return out;

@@ -11,6 +11,8 @@
 
 namespace sda_fast {
 
+constexpr int kSamples = 8;  // that a loop on the CPU works on at a time
+
 // x (batch, columns), row (rows + 1), column and value (entries), out (batch, rows), all
 // contiguous.
 template <typename T>
@@ -29,21 +31,35 @@ namespace sda_fast::SDA_FAST_VARIANT {
 
 #ifndef SDA_FAST_GPU
 
+// A row of kCount neighbouring samples: an entry is read once for all of them.
+template <int kCount, bool kValues, typename T>
+inline void sparse_map_row(const SparseMap<T>& s, int64_t b, int64_t m) {
+  const T* x = s.x + b * s.columns;
+  Accumulate<T> sum[kCount] = {};
+  for (int64_t j = s.row[m]; j < s.row[m + 1]; ++j) {
+    const T* element = x + s.column[j];
+    for (int k = 0; k < kCount; ++k, element += s.columns) {
+      sum[k] =
+          kValues ? multiply_add(s.value[j], widen(*element), sum[k]) : sum[k] + widen(*element);
+    }
+  }
+  for (int k = 0; k < kCount; ++k) s.out[(b + k) * s.rows + m] = narrow<T>(sum[k]);
+}
+
 template <bool kValues, typename T>
 inline void sparse_map_run(const SparseMap<T>& s, int64_t begin, int64_t end) {
+  const int64_t grouped = s.batch / kSamples;
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t b = item / s.rows, m = item - b * s.rows;
-    const T* x = s.x + b * s.columns;
-    Accumulate<T> sum = 0;
-    for (int64_t j = s.row[m]; j < s.row[m + 1]; ++j) {
-      const auto element = widen(x[s.column[j]]);
-      sum = kValues ? multiply_add(s.value[j], element, sum) : sum + element;
+    const int64_t group = item / s.rows, m = item - group * s.rows;
+    if (group < grouped) {
+      sparse_map_row<kSamples, kValues>(s, group * kSamples, m);
+    } else {
+      sparse_map_row<1, kValues>(s, group + grouped * (kSamples - 1), m);
     }
-    s.out[item] = narrow<T>(sum);
   }
 }
 
-// Elements [begin, end) of the batch * rows there are.
+// Items [begin, end): the rows of each group of kSamples samples, then those of each sample left.
 template <typename T>
 inline void sparse_map(const SparseMap<T>& s, int64_t begin, int64_t end) {
   if (s.value != nullptr) {

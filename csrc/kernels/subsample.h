@@ -1,7 +1,7 @@
 #pragma once
 
 // Every step-th element of the trailing dimensions, y[b, j] = x[b, start + step j], and the
-// adjoint, which is 0 elsewhere. Either writes each of its elements once.
+// adjoint, which is 0 elsewhere. Either goes once over memory.
 
 #include "number.h"
 
@@ -81,26 +81,22 @@ inline void subsample(const Subsample<T>& s, int64_t begin, int64_t end) {
 template <typename T>
 inline void subsample_adjoint(const Subsample<T>& s, int64_t begin, int64_t end) {
   const int last = s.slices.dims - 1;
-  const int64_t shape = s.slices.shape[last], start = s.slices.start[last];
-  const int64_t step = s.slices.step[last];
+  const int64_t shape = s.slices.shape[last], step = s.slices.step[last];
   for (int64_t line = begin; line < end; ++line) {
     const int64_t from = line_of_y(s.slices, line);
     const int64_t size = from < 0 ? 0 : s.slices.size[last];
+    const int64_t start = size == 0 ? 0 : s.slices.start[last];  // of nothing, it may lie beyond
     const T* y = s.in + from * size;
     T* x = s.out + line * shape;
-    int64_t i = 0;
-    if (step == 1 && size > 0) {
-      for (; i < start; ++i) x[i] = T{};
+    if (step == 1) {
+      for (int64_t i = 0; i < start; ++i) x[i] = T{};
       SDA_FAST_INDEPENDENT
       for (int64_t j = 0; j < size; ++j) x[start + j] = y[j];
-      i += size;
+      for (int64_t i = start + size; i < shape; ++i) x[i] = T{};
     } else {
-      for (int64_t j = 0; j < size; ++j) {
-        for (const int64_t next = start + j * step; i < next; ++i) x[i] = T{};
-        x[i++] = y[j];
-      }
+      for (int64_t i = 0; i < shape; ++i) x[i] = T{};  // a line is in the cache when it is used
+      for (int64_t j = 0; j < size; ++j) x[start + j * step] = y[j];
     }
-    for (; i < shape; ++i) x[i] = T{};
   }
 }
 

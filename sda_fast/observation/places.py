@@ -158,8 +158,9 @@ class Vorticity(SparseMap):
 
     .. math:: \omega = \partial_x v - \partial_y u
 
-    A sparse map, four entries a point, reads the field once and has its adjoint; rolled copies of
-    the field would go through memory four times.
+    A sparse map of four entries a point: on a CPU about as fast as differences of rolled copies,
+    on a GPU one kernel instead of one for each, and with an adjoint of the same cost that needs no
+    graph.
 
     Arguments:
         event: The shape of a state, (*, 2, H, W): the components :math:`u` along :math:`x`, the
@@ -167,7 +168,7 @@ class Vorticity(SparseMap):
         spacing: The distance of neighbouring points, one number or one for each of the two
             dimensions; that of a square with sides of :math:`2 \pi` by default.
 
-    The observation has shape (*, H, W). The weights have torch's default type.
+    The observation has shape (*, H, W). The weights are float64.
 
     Raises:
         ValueError: `event` is not that of velocity fields, or a spacing is not positive.
@@ -193,6 +194,6 @@ class Vorticity(SparseMap):
             (*event[:-3], h, w),
             place.flatten().repeat(4),
             torch.cat([c.flatten() for c in columns]),
-            torch.tensor(values).repeat_interleave(h * w),
+            torch.tensor(values, dtype=torch.float64).repeat_interleave(h * w),
             leading=len(event) - 3,
         )
