@@ -27,6 +27,7 @@ from sda_fast.observation import (
     Subsample,
     Vorticity,
 )
+from sda_fast.systems.flow import vorticity
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 FLOW = (3, 2, 4, 8)
@@ -254,6 +255,7 @@ def test_vorticity() -> None:
     torch.testing.assert_close(omega, exact, rtol=0, atol=2e-2)
 
     field = torch.randn(5, *FLOW, dtype=torch.float64)
+    torch.testing.assert_close(Vorticity(FLOW)(field), vorticity(field))
     u, v = field.unbind(dim=2)
     expected = (v.roll(-1, 2) - v.roll(1, 2)) / 0.2 - (u.roll(-1, 3) - u.roll(1, 3)) / 0.4
     result = Vorticity(FLOW, (0.1, 0.2))(field)
