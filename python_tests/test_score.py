@@ -16,6 +16,7 @@ from sda_fast import (
     ScoreUNet,
     ops,
     sample,
+    score,
 )
 
 BACKENDS = ["auto", "reference"]
@@ -330,3 +331,66 @@ def test_unknown_composition():
 def test_bad_order(order: int):
     with pytest.raises(ValueError, match=f"order must be at least 1, got {order}"):
         mlp(order)
+
+
+# Its vector-Jacobian product
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("composition", [Centre(2), Junction(5, 2)], ids=str)
+@pytest.mark.parametrize("size", [None, 40])
+def test_linearise(composition: Centre | Junction, backend: str, size: int | None):
+    """The estimate and its product are those of autograd, in chunks of windows or not."""
+    network = mlp(2, composition=composition, length_aware=True)
+    x, v, t = torch.randn(9, 17, 3), torch.randn(9, 17, 3), torch.tensor(0.4)
+    leaf = x.clone().requires_grad_()
+    with ops.backend("reference"):
+        expected = network(leaf, t)
+        (product,) = torch.autograd.grad(expected, leaf, v)
+
+    with ops.backend(backend), torch.no_grad(), score.sampling(size):
+        eps, vjp = network.linearise(x, t)
+        close(eps, expected.detach())
+        for _ in range(2):  # as often as one likes
+            close(vjp(v), product)
+    assert not eps.requires_grad
+    assert not vjp(v).requires_grad
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_linearise_fields(size: int | None):
+    network = MCScoreNet(
+        2, order=1, context=1, spatial=1, hidden_channels=(8,), hidden_blocks=(1,), embedding=8
+    ).double()
+    x, v = torch.randn(2, 2, 40, 2, 8, dtype=torch.float64)
+    t, c = torch.tensor(0.4, dtype=torch.float64), torch.randn(1, 8, dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    expected = network(leaf, t, c)
+    (product,) = torch.autograd.grad(expected, leaf, v)
+    with torch.no_grad(), score.sampling(size):
+        eps, vjp = network.linearise(x, t, c)
+    close(eps, expected.detach())
+    close(vjp(v), product)
+
+
+def test_compiled_without_a_break():
+    """torch.compile and torch.export trace the whole of a step of the sampler."""
+    network = mlp(2)
+    x, t = torch.randn(2, 9, 3), torch.tensor(0.4)
+
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            x = ops.predictor(x, self.network(x, t), 0.9, -0.1)
+            return ops.langevin(x, self.network(x, t), 0.5, 0.3, seed=1, step=2)
+
+    step = Step()
+    with torch.no_grad():
+        expected = step(x, t)
+        compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x, t), expected)
+        exported = torch.export.export(step, (x, t))
+        torch.testing.assert_close(exported.module()(x, t), expected)

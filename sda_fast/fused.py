@@ -10,8 +10,9 @@ throughout; "medium" rounds the factors of the network's matrix products to bflo
 processor multiplies such, and sums them in float32.
 """
 
-__all__ = ["FusedMLP", "Packed", "UnfusableError"]
+__all__ = ["FusedMLP", "Packed", "UnfusableError", "hooked"]
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class UnfusableError(Exception):
     """Says why a network cannot be fused."""
 
 
-def _hooked(module: nn.Module) -> bool:
+def hooked(module: nn.Module) -> bool:
     """Says whether something is called beside a module."""
     return any(getattr(module, hooks) for hooks in HOOKS)
 
@@ -48,7 +49,7 @@ def _expect(module: Any, kind: type[nn.Module], name: str) -> Any:
     """Checks that a module is exactly of a type, and that nothing is hooked to it."""
     if type(module) is not kind:
         raise UnfusableError(f"its {name} is of type {type(module).__name__}, not {kind.__name__}")
-    if _hooked(module):
+    if hooked(module):
         raise UnfusableError(f"its {name} has hooks")
     return module
 
@@ -189,6 +190,16 @@ class FusedMLP:
     def __call__(self, x: Tensor, t: Tensor, c: Tensor | None, plan: Plan) -> Tensor:
         """Maps trajectories (B, L, D), a time () or times (B, 1) and context (context) to noise
         (B, L, D)."""
+        return ops.mlp_score(*self._arguments(x, t, c, plan))
+
+    def linearise(
+        self, x: Tensor, t: Tensor, c: Tensor | None, plan: Plan
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Returns the noise as well as its vector-Jacobian product, from (B, L, D) to (B, L, D)."""
+        return ops.mlp_score_linearised(*self._arguments(x, t, c, plan))
+
+    def _arguments(self, x: Tensor, t: Tensor, c: Tensor | None, plan: Plan) -> tuple[Any, ...]:
+        """Returns the arguments of the operator."""
         first = self.linears[0]
 
         with torch.no_grad():
@@ -198,7 +209,7 @@ class FusedMLP:
             columns = first.weight[:, slice(*self.columns)]
             bias = _padded(torch.addmm(first.bias, features, columns.T))
 
-        return ops.mlp_score(
+        return (
             x,
             plan.start,
             plan.mask,

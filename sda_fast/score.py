@@ -2,7 +2,7 @@ r"""Score networks: of states, of windows, and of trajectories composed from win
 
 __all__ = ["MCScoreNet", "MCScoreWrapper", "ScoreNet", "ScoreUNet", "sampling"]
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -50,17 +50,46 @@ def sampling(window_batch: int | None = None) -> Iterator[None]:
 
 @lru_cache(maxsize=16)
 def _plan(
-    composition: Composition | Plan, length: int, window: int, device: torch.device | None
+    composition: str | Composition | Plan,
+    order: int,
+    length: int,
+    device: torch.device | None,
+    length_aware: bool,
 ) -> Plan:
-    """Makes a plan for trajectories of `length` states and windows of `window` rows, once."""
+    """Makes a plan for trajectories of `length` states and windows of 2 `order` + 1 rows, once."""
+    window = 2 * order + 1
+
+    if composition == "centre":
+        composition = Centre(order)
+    elif composition == "junction":
+        composition = Junction(window, order)
+    if isinstance(composition, str):
+        raise ValueError(
+            f"composition must be 'centre', 'junction', a rule or a plan, got {composition!r}"
+        )
+
     plan = composition if isinstance(composition, Plan) else composition.plan(length)
 
     if plan.states != length:
         raise ValueError(
             f"the composition plan is for {plan.states} states, the trajectory has {length}"
         )
+    plan = plan.padded(window)
 
-    return plan.padded(window).to(device or plan.start.device)
+    if not length_aware and plan.lengths != [window]:
+        raise ValueError(
+            f"the composition needs the scores of windows of {plan.lengths} states, the network "
+            f"scores windows of {window}; build it with length_aware=True"
+        )
+
+    return plan.to(device or plan.start.device)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _plan_tensors(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the starts, masks and weights of a plan, constants to torch.compile."""
+    plan = _plan(*arguments)
+    return plan.start, plan.mask, plan.weight
 
 
 class ScoreNet(nn.Module):
@@ -184,36 +213,88 @@ class MCScoreNet(nn.Module):
         Raises:
             ValueError: The trajectory is too short, or the network cannot score a window's length.
         """
-        composition = self.composition
-
-        if composition == "centre":
-            composition = Centre(self.order)
-        elif composition == "junction":
-            composition = Junction(self.window, self.order)
-        elif isinstance(composition, str):
-            raise ValueError(
-                f"composition must be 'centre', 'junction', a rule or a plan, got {composition!r}"
-            )
-
-        plan = _plan(composition, length, self.window, device)
-
-        if not self.length_aware and plan.lengths != [self.window]:
-            raise ValueError(
-                f"the composition needs the scores of windows of {plan.lengths} states, the "
-                f"network scores windows of {self.window}; build it with length_aware=True"
-            )
-
-        return plan
+        return _plan(self.composition, self.order, length, device, self.length_aware)
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         """Maps trajectories (B, L, C, *), a time () and context (context, *) to noise
         (B, L, C, *)."""
+        self._check(x, c)
+
+        if torch.compiler.is_compiling():
+            start, mask, weight = _plan_tensors(
+                self.composition, self.order, x.shape[1], x.device, self.length_aware
+            )
+            windows = self.kernel(ops.gather(x, start, mask), t, self._context(mask, x, c))
+            return ops.compose(windows, start, weight, x.shape[1])
+
+        plan = self.plan(x.shape[1], x.device)
+        fused = self.fused(x, t, c)
+        if isinstance(fused, FusedMLP):
+            return fused(x, t, c, plan)
+
+        eps = [
+            self.kernel(ops.gather(x, start, mask), t, self._context(mask, x, c))
+            for start, mask in self._chunks(plan, x)
+        ]
+
+        return ops.compose(torch.cat(eps, dim=1), plan.start, plan.weight, plan.states)
+
+    def linearise(
+        self, x: Tensor, t: Tensor, c: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Evaluates the network, and returns its vector-Jacobian product with respect to x.
+
+        Arguments:
+            x: Trajectories, with shape (B, L, C, *).
+            t: The time, with shape ().
+            c: The context, with shape (context, *).
+
+        Returns:
+            The noise, with shape (B, L, C, *), and a function from cotangents v of that shape to
+            J^T v. Where windows are evaluated in chunks it evaluates each once more, so that
+            torch keeps the activations of one chunk at a time.
+        """
+        self._check(x, c)
+        with torch.no_grad():
+            plan = self.plan(x.shape[1], x.device)
+            fused = self.fused(x, t, c)
+            if isinstance(fused, FusedMLP):
+                return fused.linearise(x, t, c, plan)
+
+            chunks = list(self._chunks(plan, x))
+
+        def evaluate(start: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+            windows = ops.gather(x.detach(), start, mask)
+            with torch.enable_grad():
+                windows.requires_grad_(True)
+                return windows, self.kernel(windows, t, self._context(mask, x, c))
+
+        # the one chunk's graph is kept; of several only one is to exist at a time
+        kept = evaluate(*chunks[0]) if len(chunks) == 1 else None
+
+        with torch.no_grad():
+            parts = [(kept or evaluate(*chunk))[1].detach() for chunk in chunks]
+            noise = ops.compose(torch.cat(parts, dim=1), plan.start, plan.weight, plan.states)
+
+        def vjp(cotangent: Tensor) -> Tensor:
+            gradients: list[Tensor] = []
+            with torch.no_grad():
+                pulled = ops.gather(cotangent, plan.start, plan.weight)
+                each = pulled.tensor_split(len(chunks), dim=1)
+                for chunk, v in zip(chunks, each, strict=True):
+                    windows, eps = kept or evaluate(*chunk)
+                    gradients += torch.autograd.grad(eps, windows, v, retain_graph=kept is not None)
+                return ops.compose(torch.cat(gradients, dim=1), plan.start, plan.mask, plan.states)
+
+        return noise, vjp
+
+    def _check(self, x: Tensor, c: Tensor | None) -> None:
+        """Checks trajectories and context."""
         if x.ndim < 3 or x.shape[2] != self.features:
             raise ValueError(
                 f"x must have shape (B, L, {self.features}, *), got {tuple(x.shape)}: a network of "
                 f"{self.features} features scores trajectories with shape (L, {self.features}, *)"
             )
-
         if c is None and self.context > 0:
             raise ValueError(f"c must be given: the network takes {self.context} context features")
         if c is not None and c.shape[: c.ndim - (x.ndim - 3)][-1:] != (self.context,):
@@ -222,22 +303,13 @@ class MCScoreNet(nn.Module):
                 f"{tuple(c.shape)}"
             )
 
-        plan = self.plan(x.shape[1], x.device)
-        fused = self.fused(x, t, c)
-        if isinstance(fused, FusedMLP):
-            return fused(x, t, c, plan)
-
+    def _chunks(self, plan: Plan, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the starts and masks of the windows that the kernel evaluates in one call."""
         evaluation = _evaluation.get()
         limit = evaluation.window_batch if evaluation is not None else None
         batch = max(len(x), 1)
         most = len(plan) if limit is None else max(limit // batch, 1)
-
-        eps = [
-            self.kernel(ops.gather(x, start, mask), t, self._context(mask, x, c))
-            for start, mask in plan.chunks(most, least=-(-MIN_ROWS // batch))
-        ]
-
-        return ops.compose(torch.cat(eps, dim=1), plan.start, plan.weight, plan.states)
+        return plan.chunks(most, least=-(-MIN_ROWS // batch))
 
     def fused(self, x: Tensor, t: Tensor | None = None, c: Tensor | None = None) -> FusedMLP | str:
         """Returns what evaluates the network natively, or why its kernel is called instead."""

@@ -29,6 +29,7 @@ __all__ = [
     "langevin",
     "langevin_",
     "mlp_score",
+    "mlp_score_linearised",
     "multistep",
     "multistep_",
     "philox_normal_",
@@ -44,7 +45,7 @@ __all__ = [
 
 from ._dispatch import backend, is_native, unserved
 from .guided import guide, guide_, guide_langevin_, guide_predictor_
-from .networks import kept_rows, mlp_score
+from .networks import kept_rows, mlp_score, mlp_score_linearised
 from .noise import langevin, langevin_, philox_normal_
 from .observations import (
     block_mean,

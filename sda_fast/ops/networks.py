@@ -1,7 +1,8 @@
 """Score networks, whole: windows gathered, evaluated and composed in one operator."""
 
-__all__ = ["KEPT_BYTES", "kept_numbers", "kept_rows", "mlp_score"]
+__all__ = ["KEPT_BYTES", "kept_numbers", "kept_rows", "mlp_score", "mlp_score_linearised"]
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,14 +61,46 @@ def mlp_score(
     Raises:
         RuntimeError: If a shape or dtype does not fit.
     """
-    rows = 0
-    if torch.is_grad_enabled() and x.requires_grad:
-        # up to a tile more than there are windows, since tiles are kept as a whole
-        rows = min(x.shape[0] * start.shape[0] + 32, kept_rows(widths))
-
     tensors = (x, start, mask, weight, bias, weights, transposed)
-    options = (widths, activation, length_aware, bfloat16, rows)
-    return call(torch.ops.sda_fast.mlp_score.default, *tensors, *options)[0]
+    options = (widths, activation, length_aware, bfloat16)
+    rows = _rows(x, start, widths) if torch.is_grad_enabled() and x.requires_grad else 0
+    return call(torch.ops.sda_fast.mlp_score.default, *tensors, *options, rows)[0]
+
+
+def mlp_score_linearised(
+    x: Tensor,
+    start: Tensor,
+    mask: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    weights: Tensor,
+    transposed: Tensor,
+    widths: list[int],
+    activation: int,
+    length_aware: bool,
+    bfloat16: bool,
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Evaluates :func:`mlp_score`, and returns its vector-Jacobian product at x as well, a function
+    from cotangents (B, L, D) to the same shape, without autograd."""
+    tensors = (x, start, mask, weight, bias, weights, transposed)
+    options = (widths, activation, length_aware, bfloat16)
+    rows = _rows(x, start, widths)
+    with torch.no_grad():
+        eps, kept = call(torch.ops.sda_fast.mlp_score.default, *tensors, *options, rows)
+
+    def vjp(cotangent: Tensor) -> Tensor:
+        operator = torch.ops.sda_fast.mlp_score_vjp.default
+        with torch.no_grad():
+            product: Tensor = call(operator, cotangent, *tensors, kept, *options)
+        return product
+
+    return eps, vjp
+
+
+def _rows(x: Tensor, start: Tensor, widths: list[int]) -> int:
+    """Returns of how many windows the activations are kept for a gradient."""
+    # up to a tile more than there are windows, since tiles are kept as a whole
+    return min(x.shape[0] * start.shape[0] + 32, kept_rows(widths))
 
 
 def kept_numbers(widths: list[int]) -> int:
