@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sda_fast import VPSDE, DPSGaussianScore, GaussianScore, MCScoreNet, SubSubVPSDE, SubVPSDE
+from sda_fast import (
+    VPSDE,
+    DPSGaussianScore,
+    GaussianScore,
+    LikelihoodScore,
+    MCScoreNet,
+    MMPSGaussianScore,
+    Spectrum,
+    SubSubVPSDE,
+    SubVPSDE,
+    likelihood,
+)
 from sda_fast.evaluation import Gaussian, GaussianEstimator
 
 L, D = 7, 3
@@ -236,29 +247,35 @@ def test_gamma_may_be_zero():
     )
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize(
-    "guide",
-    [
-        lambda y: GaussianScore(y, OPERATORS["subset"], 0.1, prior()),
-        lambda y: DPSGaussianScore(y, OPERATORS["subset"], prior()),
-    ],
-    ids=["gaussian", "dps"],
-)
-def test_missing_observations(guide: Callable[[Tensor], nn.Module], value: float):
-    """The error says where, and its advice on how to mask works."""
-    y = torch.randn(3, 1)
-    y[1, 0] = value
-    message = (
-        r"y must be finite, got 1 of 3 elements that are not, the first at index \(1, 0\); "
-        r".*m = y\.isfinite\(\), then y\[m\] and A=lambda x: A\(x\)\[\.\.\., m\]"
-    )
-    with pytest.raises(ValueError, match=message):
-        guide(y)
+OWN: dict[str, Callable[[Tensor, Callable[[Tensor], Tensor]], nn.Module]] = {
+    "gaussian": lambda y, A: GaussianScore(y, A, 0.1, prior()),
+    "dps": lambda y, A: DPSGaussianScore(y, A, prior()),
+    "mmps": lambda y, A: MMPSGaussianScore(y, A, 0.1, prior()),
+}
 
-    m, A = y.isfinite(), OPERATORS["subset"]
-    guidance = GaussianScore(y[m], lambda x: A(x)[..., m], 0.1, prior())
-    assert guidance(torch.randn(2, L, D), torch.tensor(0.4), torch.zeros(1)).isfinite().all()
+
+@pytest.mark.parametrize("guide", list(OWN))
+def test_missing_observations(guide: str):
+    """NaN in y is the same as an observation operator that leaves the element out."""
+    y, A = torch.randn(3, 1), OPERATORS["subset"]
+    y[1, 0] = torch.nan
+    m = y.isfinite()
+    x, t, c = torch.randn(2, L, D), torch.tensor(0.4), torch.zeros(1)
+
+    torch.manual_seed(1)
+    masked = OWN[guide](y, A)(x, t, c)
+    torch.manual_seed(1)
+    left_out = OWN[guide](y[m], lambda x: A(x)[..., m])(x, t, c)
+    torch.testing.assert_close(masked, left_out, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("guide", list(OWN))
+def test_infinite_observations(guide: str):
+    y = torch.randn(3, 1)
+    y[1, 0] = -math.inf
+    message = r"y must be finite, or NaN .* got 1 infinite of 3 elements, the first at .* \(1, 0\)"
+    with pytest.raises(ValueError, match=message):
+        OWN[guide](y, OPERATORS["subset"])
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 1), (2, 1), (5, 3, 1), (3, 2)])
@@ -287,3 +304,256 @@ def test_device_of_the_observation(guide: str):
     guidance.y = y.to("meta")
     with pytest.raises(ValueError, match=r"y is on meta, but A\(x\) is on cpu"):
         guidance(torch.randn(2, L, D), torch.tensor(0.4), torch.zeros(1))
+
+
+# With the prior's covariance
+
+
+class Linear:
+    """A linear observation operator with its own products, as those of sda_fast.observation."""
+
+    linear = True
+
+    def __init__(self, matrix: Tensor):
+        self.matrix = matrix
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.matrix.T
+
+    def vjp(self, x: Tensor, cotangent: Tensor) -> Tensor:
+        return (cotangent @ self.matrix).reshape(x.shape)
+
+
+def gaussian_problem(
+    n: int = 12, m: int = 5
+) -> tuple[VPSDE, Gaussian, Tensor, Tensor, Tensor, Tensor]:
+    """Returns a Gaussian prior's process, the prior, and H, the noise's covariance, y and x."""
+    root = torch.randn(n, n)
+    prior = Gaussian(torch.randn(n), root @ root.T / n + 0.1 * torch.eye(n))
+    sde = VPSDE(nn.Identity(), (n,))
+    sde.eps = GaussianEstimator(prior, sde)
+    noise = torch.randn(m, m)
+    noise = noise @ noise.T / m + 0.1 * torch.eye(m)
+    return sde, prior, torch.randn(m, n), noise, torch.randn(m), torch.randn(4, n)
+
+
+def exact_posterior(
+    prior: Gaussian, H: Tensor, noise: Tensor, y: Tensor, sde: VPSDE, x: Tensor, t: float
+) -> Tensor:
+    """Returns the noise estimate of the posterior of a linear-Gaussian problem."""
+    S, m = prior.covariance, prior.mean
+    gain = S @ H.T @ torch.linalg.inv(H @ S @ H.T + noise)
+    posterior = Gaussian(m + gain @ (y - H @ m), S - gain @ H @ S)
+    return GaussianEstimator(posterior, sde)(x, torch.tensor(t))
+
+
+def spectrum(covariance: Tensor) -> Spectrum:
+    values, vectors = torch.linalg.eigh(covariance)
+    return Spectrum(vectors, values)
+
+
+@pytest.mark.parametrize("dense", [True, False], ids=["factored", "iterated"])
+@pytest.mark.parametrize("diagonal", [True, False])
+@pytest.mark.parametrize("t", [0.0, 0.05, 0.3, 0.7, 1.0])
+def test_exact_with_the_spectrum_of_the_prior(t: float, diagonal: bool, dense: bool):
+    """With the true Gamma the guidance of a linear-Gaussian problem is the posterior's, at any
+    noise level, factored or by conjugate gradients, with a full covariance of the noise or not."""
+    sde, prior, H, noise, y, x = gaussian_problem()
+    if diagonal:
+        noise = torch.diag(noise.diagonal())
+    A = Linear(H) if dense else Linear(H).__call__
+    std, covariance = (noise.diagonal().sqrt(), None) if diagonal else (None, noise)
+    gamma = spectrum(prior.covariance)
+    guidance = GaussianScore(y, A, std, sde, gamma, covariance=covariance, tolerance=1e-12)
+    expected = exact_posterior(prior, H, noise, y, sde, x, t)
+    torch.testing.assert_close(guidance(x, torch.tensor(t)), expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("solver", ["cg", "gmres"])
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_exact_by_the_networks_own_jacobian(t: float, solver: str):
+    """A Gaussian prior's denoiser knows V[x | x(t)]: as many iterations as observations suffice."""
+    sde, prior, H, noise, y, x = gaussian_problem()
+    std = noise.diagonal().sqrt()
+    guidance = MMPSGaussianScore(y, Linear(H), std, sde, iterations=2 * len(y), solver=solver)
+    expected = exact_posterior(prior, H, torch.diag(std**2), y, sde, x, t)
+    torch.testing.assert_close(guidance(x, torch.tensor(t)), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_more_iterations_are_nearer():
+    sde, prior, H, noise, y, x = gaussian_problem()
+    std = noise.diagonal().sqrt()
+    expected = exact_posterior(prior, H, torch.diag(std**2), y, sde, x, 0.3)
+    errors = [
+        (MMPSGaussianScore(y, Linear(H), std, sde, iterations=n)(x, torch.tensor(0.3)) - expected)
+        .norm()
+        .item()
+        for n in (1, 2, 3, 4)
+    ]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_nonlinear_operator_is_linearised():
+    """Gamma is carried by the operator's Jacobian at the denoised trajectory, whoever gives it."""
+    sde, prior, H, _, y, x = gaussian_problem()
+    gamma = spectrum(prior.covariance)
+
+    def A(x: Tensor) -> Tensor:
+        return torch.sinh(x @ H.T / 4)
+
+    t, ratio = torch.tensor(0.3), float(sde.sigma(torch.tensor(0.3)) / sde.mu(torch.tensor(0.3)))
+    result = GaussianScore(y, A, 0.5, sde, gamma, tolerance=1e-12)(x, t)
+
+    mu, sigma = sde.mu(t), sde.sigma(t)
+    leaf = x.clone().requires_grad_()
+    denoised = (leaf - sigma * sde.eps(leaf, t)) / mu
+    prediction = A(denoised)
+    solved = []
+    for i in range(len(x)):
+        J = torch.autograd.functional.jacobian(A, denoised[i : i + 1].detach())[0, :, 0]
+        M = 0.25 * torch.eye(len(y)) + ratio**2 * J @ gamma.multiply(J, ratio).T
+        solved.append(torch.linalg.solve(M, (y - prediction[i]).detach()))
+    (gradient,) = torch.autograd.grad(prediction, leaf, torch.stack(solved))
+    expected = sde.eps(x, t) - sigma * gradient
+    torch.testing.assert_close(result, expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("dense", [True, False], ids=["factored", "iterated"])
+def test_missing_observations_with_a_covariance(dense: bool):
+    """The rows and columns of what was not observed do not count."""
+    sde, prior, H, noise, y, x = gaussian_problem()
+    y[1] = torch.nan
+    m = y.isfinite()
+    gamma = spectrum(prior.covariance)
+
+    def guided(y: Tensor, H: Tensor, noise: Tensor) -> Tensor:
+        A = Linear(H) if dense else Linear(H).__call__
+        guidance = GaussianScore(y, A, None, sde, gamma, covariance=noise, tolerance=1e-12)
+        return guidance(x, torch.tensor(0.3))
+
+    left_out = guided(y[m], H[m], noise[m][:, m])
+    torch.testing.assert_close(guided(y, H, noise), left_out, rtol=1e-8, atol=1e-8)
+
+
+def test_covariance_beside_a_number():
+    """A full covariance of the noise with a gamma as the paper's."""
+    sde, _, H, noise, y, x = gaussian_problem()
+    full = GaussianScore(y, Linear(H), None, sde, 0.3, covariance=torch.diag(noise.diagonal()))
+    plain = GaussianScore(y, Linear(H), noise.diagonal().sqrt(), sde, 0.3)
+    t = torch.tensor(0.3)
+    torch.testing.assert_close(full(x, t), plain(x, t), rtol=1e-10, atol=1e-10)
+
+
+def test_observation_that_changes_is_seen():
+    sde, prior, H, noise, y, x = gaussian_problem()
+    t, gamma = torch.tensor(0.3), spectrum(prior.covariance)
+    guidance = GaussianScore(y, Linear(H), None, sde, gamma, covariance=noise)
+    guidance(x, t)
+    guidance.covariance = 4 * noise
+    anew = GaussianScore(y, Linear(H), None, sde, gamma, covariance=4 * noise)
+    torch.testing.assert_close(guidance(x, t), anew(x, t))
+    y[0] = torch.nan  # in place
+    anew = GaussianScore(y, Linear(H), None, sde, gamma, covariance=4 * noise)
+    torch.testing.assert_close(guidance(x, t), anew(x, t))
+
+
+def test_iteration_that_does_not_converge_says_so():
+    sde, prior, H, _, y, x = gaussian_problem()
+    guidance = GaussianScore(
+        y, Linear(H).__call__, 1e-6, sde, spectrum(prior.covariance), tolerance=1e-25
+    )
+    with pytest.warns(RuntimeWarning, match=r"inverted to a relative residual of .* not 1e-25"):
+        guidance(x, torch.tensor(0.3))
+
+
+def test_spectrum_of_data():
+    """Estimated from data it is their covariance; of low rank, the rest is white."""
+    root = torch.randn(6, 6)
+    data = torch.randn(5000, 6) @ root
+    full = Spectrum.estimate(data.reshape(-1, 2, 3), floor=0.0)
+    assert full.vectors.shape == (2, 3, 6)
+    q = full.vectors.flatten(0, 1)
+    torch.testing.assert_close((q * full.values) @ q.T, data.T.cov())
+
+    low = Spectrum.estimate(data, rank=2, floor=0.1)
+    values = torch.linalg.eigvalsh(data.T.cov()).flip(0)
+    torch.testing.assert_close(low.values, values[:2])
+    assert low.rest == pytest.approx(float(values[2:].mean()))
+    q, v = low.vectors, torch.randn(3, 6)
+    total = (q * low.values) @ q.T + low.rest * (torch.eye(6) - q @ q.T)
+    expected = v @ total @ torch.linalg.inv(total + 0.49 * torch.eye(6))
+    torch.testing.assert_close(low.multiply(v, 0.7), expected + 0.1 * v)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Spectrum(torch.eye(3), torch.ones(2)), r"shapes .* got \(3, 3\) and \(2,\)"),
+        (lambda: Spectrum(2 * torch.eye(3), torch.ones(3)), "orthonormal, but .* as large as 3"),
+        (lambda: Spectrum(torch.eye(3), -torch.ones(3)), "zero or positive"),
+        (lambda: Spectrum.estimate(torch.randn(5, 3), rank=4), "rank must be from 1 to 3, got 4"),
+        (lambda: Spectrum.estimate(torch.randn(1, 3)), r"n >= 2, got \(1, 3\)"),
+        (lambda: covariance_score(torch.eye(2)), r"shape \(3, 3\) for the 3 elements .* \(2, 2\)"),
+        (lambda: covariance_score(torch.ones(3, 3).triu()), "covariance must be symmetric"),
+        (lambda: covariance_score(-torch.eye(3)), "covariance must be positive definite"),
+        (lambda: covariance_score(torch.eye(3), 0.1), "std or covariance must be given"),
+        (lambda: covariance_score(None), "std or covariance must be given"),
+        (lambda: mmps(solver="lu"), "solver must be one of cg, gmres, got 'lu'"),
+        (lambda: mmps(iterations=0), "iterations must be at least 1, got 0"),
+        (lambda: mmps(std=0.0), "std must be positive, got 0.0"),
+    ],
+)
+def test_bad_covariance(make: Callable[[], object], says: str):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def covariance_score(covariance: Tensor | None, std: float | None = None) -> GaussianScore:
+    A = OPERATORS["subset"]
+    return GaussianScore(torch.zeros(3, 1), A, std, prior(), covariance=covariance)
+
+
+def mmps(std: float = 0.1, **options: object) -> MMPSGaussianScore:
+    return MMPSGaussianScore(torch.zeros(3, 1), OPERATORS["subset"], std, prior(), **options)
+
+
+# Any likelihood
+
+
+def test_likelihood_is_gaussian_guidance():
+    """The Gaussian likelihood, by autograd, guides as GaussianScore does."""
+    sde, A, c, t = prior(), OPERATORS["nonlinear"], torch.randn(1), torch.tensor(0.4)
+    x, y = torch.randn(4, L, D), A(torch.randn(L, D))
+    y[0] = torch.nan
+    for detach in (False, True):
+        expected = GaussianScore(y, A, 0.3, sde, 0.05, detach)(x, t, c)
+        result = LikelihoodScore(likelihood.Gaussian(y, A, 0.3), sde, 0.05, detach)(x, t, c)
+        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_any_callable_is_a_likelihood():
+    sde, A, c, t = prior(), OPERATORS["nonlinear"], torch.randn(1), torch.tensor(0.4)
+    x, y = torch.randn(4, L, D), A(torch.randn(L, D))
+    expected = GaussianScore(y, A, 0.3, sde, gamma=0.0)(x, t, c)
+
+    def log_prob(x: Tensor) -> Tensor:
+        return -((y - A(x)) ** 2).flatten(1).sum(dim=1) / (2 * 0.3**2)
+
+    torch.testing.assert_close(LikelihoodScore(log_prob, sde)(x, t, c), expected)
+
+
+@pytest.mark.parametrize(
+    ("log_prob", "says"),
+    [
+        (lambda x: x.sum(), r"one number for each of the 2 trajectories, got shape \(\)"),
+        (lambda x: torch.zeros(2), "does not depend on x"),
+    ],
+)
+def test_bad_likelihood(log_prob: Callable[[Tensor], Tensor], says: str):
+    with pytest.raises(ValueError, match=says):
+        LikelihoodScore(log_prob, prior())(torch.randn(2, L, D), torch.tensor(0.4), torch.zeros(1))
+
+
+def test_bad_likelihood_gamma():
+    with pytest.raises(ValueError, match="gamma must be zero or positive, got -1"):
+        LikelihoodScore(lambda x, v: x, prior(), gamma=-1)

@@ -7,19 +7,23 @@ __all__ = [
     "DampedSpring",
     "DiscreteODE",
     "GaussianScore",
+    "Guidance",
     "Junction",
+    "LikelihoodScore",
     "KolmogorovFlow",
     "Lorenz63",
     "Lorenz96",
     "LotkaVolterra",
     "MCScoreNet",
     "MCScoreWrapper",
+    "MMPSGaussianScore",
     "MarkovChain",
     "NoisyLorenz63",
     "Plan",
     "ResMLP",
     "ScoreNet",
     "ScoreUNet",
+    "Spectrum",
     "SubSubVPSDE",
     "SubVPSDE",
     "TimeEmbedding",
@@ -28,17 +32,26 @@ __all__ = [
     "VPSDE",
     "__version__",
     "explain",
+    "likelihood",
     "load_prior",
     "observation",
+    "ops",
     "sample",
     "save_prior",
 ]
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import observation
+from . import likelihood, observation, ops
 from .composition import Centre, Junction, Plan
-from .guidance import DPSGaussianScore, GaussianScore
+from .guidance import (
+    DPSGaussianScore,
+    GaussianScore,
+    Guidance,
+    LikelihoodScore,
+    MMPSGaussianScore,
+    Spectrum,
+)
 from .io import load_prior, save_prior
 from .nn import ACTIVATIONS, ResMLP, TimeEmbedding, UNet
 from .sampler import explain, sample

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .guidance import DPSGaussianScore, GaussianScore
+from .guidance import GaussianScore, Guidance
 from .nn import ACTIVATIONS
 from .score import MCScoreNet, sampling
 
@@ -30,7 +30,7 @@ def twin(eps: Any) -> Any | None:
     Arguments:
         eps: The object. One of this package's own has no twin.
     """
-    if isinstance(eps, MCScoreNet | GaussianScore | DPSGaussianScore):
+    if isinstance(eps, MCScoreNet | Guidance):
         return None
     try:
         return _guidance(eps) if hasattr(eps, "sde") else _network(eps)

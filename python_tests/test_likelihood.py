@@ -1,0 +1,184 @@
+"""Likelihoods against scipy, and against samples where nothing has their closed form."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy import special, stats
+from torch import Tensor
+
+from sda_fast.likelihood import (
+    Censored,
+    Gaussian,
+    Huber,
+    Likelihood,
+    LogNormal,
+    Poisson,
+    StudentT,
+)
+
+
+def A(x: Tensor) -> Tensor:
+    return x[:, :3]
+
+
+def rate(x: Tensor) -> Tensor:
+    return x[:, :3].exp()
+
+
+def shifted_poisson(count: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    return count * np.log(rate) - rate - special.gammaln(count + 1)
+
+
+Y = torch.tensor([0.3, -1.2, 2.0], dtype=torch.float64)
+COUNTS = torch.tensor([0.0, 3.0, 7.0], dtype=torch.float64)
+X = torch.tensor([[0.1, 0.2, 0.3, 9.0], [-1.0, 0.5, 1.5, 9.0]], dtype=torch.float64)
+
+# what each is for a prediction p and a variance v, by scipy
+CASES: dict[str, tuple[Likelihood, Callable[[np.ndarray, float], np.ndarray]]] = {
+    "gaussian": (
+        Gaussian(Y, A, 0.5),
+        lambda p, v: stats.norm.logpdf(Y, p, np.sqrt(0.25 + v)),
+    ),
+    "student-t": (
+        StudentT(Y, A, 0.5, df=4),
+        lambda p, v: stats.t.logpdf(Y, 4, p, np.sqrt(0.25 + v)),
+    ),
+    "poisson": (
+        Poisson(COUNTS, rate),
+        lambda p, v: (
+            (COUNTS.numpy() + v) * np.log(np.exp(p) + v)
+            - (np.exp(p) + v)
+            - special.gammaln(COUNTS.numpy() + v + 1)
+            if v > 0
+            else stats.poisson.logpmf(COUNTS, np.exp(p))
+        ),
+    ),
+    "log-normal": (
+        LogNormal(Y.abs(), rate, 0.4),
+        lambda p, v: stats.lognorm.logpdf(
+            Y.abs(), np.sqrt(0.16 + v / np.exp(2 * p)), scale=np.exp(p)
+        ),
+    ),
+    "censored": (
+        Censored(Y.clamp(-1, 1), A, 0.5, -1, 1),
+        lambda p, v: np.stack(
+            [
+                stats.norm.logpdf(0.3, p[:, 0], np.sqrt(0.25 + v)),
+                stats.norm.logcdf(-1, p[:, 1], np.sqrt(0.25 + v)),
+                stats.norm.logsf(1, p[:, 2], np.sqrt(0.25 + v)),
+            ],
+            axis=1,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("variance", [0.0, 0.7])
+@pytest.mark.parametrize("name", list(CASES))
+def test_log_density(name: str, variance: float):
+    module, expected = CASES[name]
+    expected = torch.as_tensor(expected(X[:, :3].numpy(), variance)).sum(dim=1)
+    torch.testing.assert_close(module(X, variance), expected)
+
+
+@pytest.mark.parametrize("name", [*CASES, "huber"])
+def test_gradient(name: str):
+    module = Huber(Y, A, 0.5) if name == "huber" else CASES[name][0]
+    for variance in (0.0,) if name == "log-normal" else (0.0, 0.7):
+        x = X.clone().requires_grad_()
+        assert torch.autograd.gradcheck(lambda x, v=variance: module(x, v), (x,))
+
+
+def test_huber():
+    """Gaussian within the threshold, linear beyond, and as smooth as that is between."""
+    z = torch.linspace(-4, 4, 81, dtype=torch.float64)[:, None]
+    density = Huber(torch.zeros(1), lambda x: x, 1.0, delta=1.5)(z)
+    inside = z[:, 0].abs() <= 1.5
+    torch.testing.assert_close(density[inside], -(z[inside, 0] ** 2) / 2)
+    torch.testing.assert_close(density[~inside], -1.5 * (z[~inside, 0].abs() - 0.75))
+
+
+def test_rate_that_is_not_known():
+    """The residual of a count is weighed by its whole variance, so its pull is bounded."""
+    x = torch.tensor([[0.01], [2.0], [300.0]], dtype=torch.float64, requires_grad=True)
+    value = Poisson(torch.tensor([5.0]), lambda x: x)(x, 1.5)
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    torch.testing.assert_close(gradient, (5 - x) / (x + 1.5))
+
+
+def test_uncertain_logarithm():
+    """Its variance is that of the logarithm, to first order, and no force of its own."""
+    x = torch.tensor([[1e-4], [2.0], [300.0]], dtype=torch.float64, requires_grad=True)
+    value = LogNormal(torch.tensor([5.0]), lambda x: x, 0.4)(x, 1.5)
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    torch.testing.assert_close(gradient, torch.log(5 / x) / (0.16 + 1.5 / x**2) / x)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_missing_observations(name: str):
+    """They do not count, and their gradient is zero, whatever is predicted."""
+    module, _ = CASES[name]
+    kept = module.y.clone()
+    module.y[1] = torch.nan
+    try:
+        x = X.clone()
+        x[0, 1], x[1, 1] = 80, -80
+        x.requires_grad_()
+        value = module(x)
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+        assert value.isfinite().all()
+        assert (gradient[:, 1] == 0).all()
+        assert (gradient[:, [0, 2]] != 0).all()
+    finally:
+        module.y.copy_(kept)
+
+
+def test_outliers_pull_less():
+    """The gradient of a heavy tail falls with the distance, Huber's stays, the Gaussian's grows."""
+    x = torch.tensor([[3.0], [30.0]], requires_grad=True)
+    y = torch.zeros(1)
+    pull = {}
+    for make in (Gaussian, Huber, StudentT):
+        (gradient,) = torch.autograd.grad(make(y, lambda x: x, 1.0)(x).sum(), x)
+        pull[make] = gradient[:, 0].abs().tolist()
+    assert pull[Gaussian][1] == pytest.approx(10 * pull[Gaussian][0])
+    assert pull[Huber][1] == pytest.approx(pull[Huber][0])
+    assert pull[StudentT][1] < pull[StudentT][0] / 4
+
+
+def test_instruments_are_added():
+    both = CASES["gaussian"][0] + CASES["poisson"][0]
+    three = both + CASES["student-t"][0]
+    parts = [CASES[name][0](X, 0.2) for name in ("gaussian", "poisson", "student-t")]
+    torch.testing.assert_close(both(X, 0.2), parts[0] + parts[1])
+    torch.testing.assert_close(three(X, 0.2), sum(parts))
+    assert isinstance(three, Likelihood)
+    assert len(three.state_dict()) == 5
+    with pytest.raises(TypeError, match="unsupported operand"):
+        _ = both + 3
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Gaussian(torch.tensor([math.inf]), A, 1.0), "y must be finite, or NaN"),
+        (lambda: Gaussian(Y, A, 0.0), "std must be positive, got 0.0"),
+        (lambda: StudentT(Y, A, -1.0), "scale must be positive, got -1.0"),
+        (lambda: StudentT(Y, A, 1.0, df=0), "df must be positive, got 0"),
+        (lambda: Huber(Y, A, 1.0, delta=-1), "delta must be positive, got -1"),
+        (lambda: Poisson(Y, A), "y must be counts, zero or positive"),
+        (lambda: LogNormal(Y, A, 1.0), "y must be positive"),
+        (lambda: Censored(Y, A, 1.0, 1, -1), "low must be less than high, got 1 and -1"),
+        (lambda: Censored(Y, A, 1.0, -1, 1), "y must lie from low = -1 to high = 1"),
+        (
+            lambda: Gaussian(Y, lambda x: x, 1.0)(X),
+            r"y has shape \(3,\), but A\(x\) has shape \(2, 4\), not \(2, \*observation\)",
+        ),
+    ],
+)
+def test_errors(make: Callable[[], object], says: str):
+    with pytest.raises(ValueError, match=says):
+        make()

@@ -1,0 +1,205 @@
+r"""What every guidance module does with what its likelihood says.
+
+The likelihood depends on the noisy trajectory through the denoised one alone,
+:math:`\hat x = (x - \sigma \epsilon_\phi(x)) / \mu`. With its gradient there, the cotangent
+:math:`g = \nabla_{\hat x} \log p(y \mid \hat x)`, and the Jacobian :math:`J` of
+:math:`\epsilon_\phi`,
+
+.. math:: \nabla_x \log p(y \mid x) = \frac{g - \sigma J^\top g}{\mu}
+
+so that a module has to give :math:`g` only, and the sampler combines the pieces
+:math:`(\epsilon_\phi, g, J^\top g)` with its step in one pass.
+"""
+
+__all__ = ["Guidance", "Pieces", "linearise", "observe"]
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Size, Tensor, nn
+
+from .. import ops
+
+Vjp = Callable[[Tensor], Tensor]
+
+
+class Pieces(NamedTuple):
+    """The posterior's noise estimate in pieces, which :func:`sda_fast.ops.guide` combines: the
+    prior's, the gradient g, and its product with the Jacobian unless that is left out."""
+
+    eps: Tensor
+    direct: Tensor
+    through: Tensor | None = None
+
+
+def linearise(eps: Any, x: Tensor, t: Tensor, *context: Tensor | None) -> tuple[Tensor, Vjp]:
+    """Evaluates a noise estimator, and returns its vector-Jacobian product there.
+
+    Arguments:
+        eps: The estimator. One that has a method `linearise` is asked for both, any other is
+            differentiated by autograd.
+        x: Noisy trajectories, with shape (B, *event).
+        t: The time, with shape ().
+        context: The context, if any is passed.
+
+    Returns:
+        The estimate, with shape (B, *event), in memory of its own, and a function from v of that
+        shape to J^T v.
+    """
+    own = getattr(eps, "linearise", None)
+    if own is not None:
+        result: tuple[Tensor, Vjp] = own(x, t, *context)
+        return result
+    estimate, vjp = _by_autograd(lambda x: eps(x, t, *context), x)
+    return estimate.clone(), vjp
+
+
+def observe(A: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Vjp]:
+    """Predicts what is observed of denoised trajectories, and returns the vector-Jacobian product.
+
+    Arguments:
+        A: The observation operator. One of :mod:`sda_fast.observation` has its own product, any
+            other callable is differentiated by autograd.
+        x: Denoised trajectories, with shape (B, *event).
+
+    Returns:
+        The prediction, with shape (B, *observation), and a function from cotangents of that shape
+        to those of x.
+    """
+    own = getattr(A, "vjp", None)
+    if own is None:
+        return _by_autograd(A, x, "A must be differentiable, but A(x) does not depend on x")
+    with torch.no_grad():
+        return A(x), lambda cotangent: own(x, cotangent)
+
+
+def _by_autograd(
+    f: Callable[[Tensor], Tensor], x: Tensor, otherwise: str | None = None
+) -> tuple[Tensor, Vjp]:
+    """Evaluates a function, and keeps torch's graph for its vector-Jacobian products."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        y = f(x)
+
+    def vjp(cotangent: Tensor) -> Tensor:
+        (gradient,) = torch.autograd.grad(y, x, cotangent, retain_graph=True)
+        return gradient
+
+    if not y.requires_grad:
+        if otherwise is not None:
+            raise ValueError(f"{otherwise} for torch")
+        return y, torch.zeros_like
+    return y.detach(), vjp
+
+
+def first(bad: Tensor) -> tuple[int, ...]:
+    """Returns the index of the first true element."""
+    return tuple(bad.nonzero()[0].tolist())
+
+
+def fits(shape: Size, other: Size) -> bool:
+    """Says whether a shape broadcasts to another one."""
+    pairs = zip(reversed(shape), reversed(other), strict=False)
+    return len(shape) <= len(other) and all(n in (1, m) for n, m in pairs)
+
+
+def observation(y: Tensor) -> Tensor:
+    """Checks an observation."""
+    y = torch.as_tensor(y)
+    if y.is_complex():
+        raise TypeError(f"y must be real, got {y.dtype}")
+
+    infinite = torch.isinf(y)
+
+    if bool(infinite.any()):
+        raise ValueError(
+            f"y must be finite, or NaN where it was not observed, got {int(infinite.sum())} "
+            f"infinite of {y.numel()} elements, the first at index {first(infinite)}"
+        )
+
+    return y
+
+
+def check_prediction(y: Tensor, prediction: Tensor, x: Tensor) -> None:
+    """Checks what an observation operator predicts of trajectories."""
+    if prediction.shape[:1] != x.shape[:1]:
+        raise ValueError(
+            f"A must map each of the {len(x)} trajectories by itself, from shape {tuple(x.shape)} "
+            f"to ({len(x)}, *observation), got {tuple(prediction.shape)}"
+        )
+    if not fits(y.shape, prediction.shape):
+        raise ValueError(
+            f"y has shape {tuple(y.shape)}, but A(x) has shape {tuple(prediction.shape)}: "
+            "the last dimensions of A(x) must be those of y"
+        )
+    if y.device != prediction.device:
+        raise ValueError(
+            f"y is on {y.device}, but A(x) is on {prediction.device}: move the guidance module"
+        )
+
+
+def _detached(_: Tensor) -> Tensor:
+    raise RuntimeError("a likelihood that needs the network's Jacobian cannot be detached from it")
+
+
+class Guidance(nn.Module):
+    r"""A noise estimator of the posterior, from a prior's and a likelihood.
+
+    A subclass gives :meth:`cotangent`.
+
+    Arguments:
+        sde: The noise process of the prior: `eps(x, t, c)`, `mu(t)` and `sigma(t)`.
+        detach: Whether to leave the Jacobian of the network out of the gradient.
+    """
+
+    def __init__(self, sde: Any, detach: bool = False):
+        super().__init__()
+        self.sde = sde
+        self.detach = detach
+
+    def cotangent(self, x: Tensor, mu: float, sigma: float, vjp: Vjp) -> Tensor:
+        r"""Returns the gradient of :math:`\log p(y \mid \hat x)`.
+
+        Arguments:
+            x: The denoised trajectories :math:`\hat x`, with shape (B, *event).
+            mu: The level :math:`\mu(t)` of the signal.
+            sigma: The level :math:`\sigma(t)` of the noise.
+            vjp: The vector-Jacobian product of the network's noise estimate.
+        """
+        raise NotImplementedError
+
+    def at_once(self, x: Tensor) -> int:
+        """Returns how many samples to guide at once: as many as their network is fastest for, or
+        all where samples are not guided one by one."""
+        return max(getattr(self.sde.eps, "samples_at_once", len)(x), 1)
+
+    def pieces(
+        self, x: Tensor, t: Tensor, mu: float, sigma: float, *context: Tensor | None
+    ) -> Pieces:
+        """Evaluates the posterior's noise estimate, in pieces.
+
+        Arguments:
+            x: Noisy trajectories, with shape (B, *event).
+            t: The time, with shape ().
+            mu: The level of the signal at that time.
+            sigma: The level of the noise at that time.
+            context: The context, if any is passed.
+        """
+        if self.detach:
+            eps = self.sde.eps(x, t, *context).clone()
+            return Pieces(eps, self.cotangent(ops.denoise(x, eps, mu, sigma), mu, sigma, _detached))
+
+        eps, vjp = linearise(self.sde.eps, x, t, *context)
+        direct = self.cotangent(ops.denoise(x, eps, mu, sigma), mu, sigma, vjp)
+        return Pieces(eps, direct, vjp(direct))
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        """Maps noisy trajectories (B, *event), a time () and context to noise (B, *event)."""
+        mu, sigma = float(self.sde.mu(t)), float(self.sde.sigma(t))
+        with torch.no_grad():
+            parts = [
+                ops.guide(*self.pieces(part, t, mu, sigma, c), mu, sigma)
+                for part in x.split(self.at_once(x))
+            ]
+        return torch.cat(parts)

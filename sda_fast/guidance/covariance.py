@@ -1,0 +1,158 @@
+r"""The covariance of an observation given a noisy trajectory, and its inverse.
+
+.. math:: M = \Sigma_y + \frac{\sigma^2}{\mu^2} A \Gamma A^\top
+"""
+
+__all__ = ["DENSE", "Covariance", "check_covariance", "jacobian_product"]
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Size, Tensor
+
+from .base import Vjp
+from .solve import conjugate_gradient
+from .spectrum import Spectrum
+
+# Up to so many observed elements the covariance is made and factored, in float64.
+DENSE = 1024
+
+
+def jacobian_product(A: Callable[[Tensor], Tensor], x: Tensor) -> Vjp:
+    """Returns the product with the Jacobian of an observation operator at x.
+
+    Arguments:
+        A: The operator. A linear one (`A.linear`) is its own Jacobian.
+        x: Trajectories, with shape (B, *event).
+    """
+    if getattr(A, "linear", False):
+        return A
+
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_(True)
+        y = A(leaf)
+        dummy = torch.zeros_like(y, requires_grad=True)
+        (pulled,) = torch.autograd.grad(y, leaf, dummy, create_graph=True)
+
+    def product(v: Tensor) -> Tensor:
+        (gradient,) = torch.autograd.grad(pulled, dummy, v, retain_graph=True)
+        return gradient
+
+    return product
+
+
+def check_covariance(covariance: Tensor, size: int) -> None:
+    """Checks the covariance of an observation of `size` elements."""
+    if covariance.shape != (size, size):
+        raise ValueError(
+            f"covariance must have shape ({size}, {size}) for the {size} elements of y, got "
+            f"{tuple(covariance.shape)}"
+        )
+    scale = float(covariance.abs().max()) if size else 1.0
+    if not bool(((covariance - covariance.mT).abs() <= 1e-6 * scale).all()):
+        raise ValueError("covariance must be symmetric")
+    if bool(torch.linalg.cholesky_ex(covariance.double())[1]):
+        raise ValueError("covariance must be positive definite")
+
+
+class Covariance:
+    r"""The covariance M of an observation, and products with its inverse.
+
+    Arguments:
+        noise: :math:`\Sigma_y`, with shape (m, m), or its diagonal, with shape (m).
+        gamma: The spectrum of the prior's covariance, or the diagonal that takes the place of
+            :math:`A \Gamma A^\top`, with shape (m).
+        A: The observation operator.
+        observed: Which elements are observed, with shape (m); the others' residual is zero.
+        tolerance: The relative residual to which a system is solved that is too large to factor.
+    """
+
+    def __init__(
+        self,
+        noise: Tensor,
+        gamma: Spectrum | Tensor,
+        A: Callable[[Tensor], Tensor],
+        observed: Tensor,
+        tolerance: float,
+    ):
+        self.noise, self.gamma, self.A = noise, gamma, A
+        self.observed, self.tolerance = observed, tolerance
+        self._projected: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether M is the same for all trajectories, and small enough to factor."""
+        linear = not isinstance(self.gamma, Spectrum) or getattr(self.A, "linear", False)
+        return linear and self.observed.numel() <= DENSE
+
+    def inverse(self, residual: Tensor, x: Tensor, transposed: Vjp, ratio: float) -> Tensor:
+        r"""Returns :math:`M^{-1} r`.
+
+        Arguments:
+            residual: r, with shape (B, *observation), zero where nothing is observed.
+            x: The denoised trajectories, with shape (B, *event).
+            transposed: The vector-Jacobian product of A there.
+            ratio: :math:`\sigma / \mu`.
+        """
+        flat = residual.flatten(1)
+        if self.is_dense:
+            factor = torch.linalg.cholesky(self._dense(x, ratio))
+            solution = torch.cholesky_solve(flat.double().T, factor).T.to(flat.dtype)
+        else:
+            spread = self._spread(x, transposed, residual.shape, ratio)
+
+            def apply(u: Tensor) -> Tensor:
+                u = self.observed * u
+                return self.observed * (self._noise(u) + ratio**2 * spread(u))
+
+            most = 2 * flat.shape[1]
+            solution = conjugate_gradient(apply, flat, min(most, 500), self.tolerance)
+            left = (apply(solution) - flat).norm(dim=1) / flat.norm(dim=1).clamp_min(1e-30)
+            if not bool((left <= 10 * self.tolerance).all()):
+                warnings.warn(
+                    "the covariance of the observation was inverted to a relative residual of "
+                    f"{float(left.max()):.1g} only, not {self.tolerance:g}: the guidance is less "
+                    "exact than asked",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return solution.reshape(residual.shape)
+
+    def _spread(self, x: Tensor, transposed: Vjp, shape: Size, ratio: float) -> Vjp:
+        r"""Returns the product with :math:`A \Gamma A^\top`, or with what takes its place."""
+        gamma = self.gamma
+        if not isinstance(gamma, Spectrum):
+            return lambda u: gamma.to(u.dtype) * u
+        forward = jacobian_product(self.A, x)
+        return lambda u: forward(gamma.multiply(transposed(u.reshape(shape)), ratio)).flatten(1)
+
+    def _noise(self, u: Tensor) -> Tensor:
+        noise = self.noise.to(u.dtype)
+        return u @ noise if noise.ndim == 2 else noise * u
+
+    def _dense(self, x: Tensor, ratio: float) -> Tensor:
+        """Returns M, with shape (m, m), with the identity where nothing is observed."""
+        noise = self.noise.double()
+        M = noise if noise.ndim == 2 else torch.diag(noise)
+        if isinstance(self.gamma, Spectrum):
+            HQ, HH = self._project(self.gamma, x)
+            values, rest = self.gamma.gamma(ratio)
+            M = M + ratio**2 * ((HQ * (values - rest)) @ HQ.T + rest * HH)
+        else:
+            M = M + ratio**2 * torch.diag(self.gamma.double())
+
+        both = self.observed[:, None] & self.observed
+        return torch.where(both, M, torch.eye(len(M), dtype=M.dtype, device=M.device))
+
+    def _project(self, spectrum: Spectrum, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns A Q and A A^T, made once."""
+        if self._projected is None:
+            vectors = spectrum.vectors.movedim(-1, 0).to(x.dtype)
+            HQ = self.A(vectors).flatten(1).T
+            m = self.observed.numel()
+            unit = torch.eye(m, dtype=x.dtype, device=x.device)
+            shape = self.A(x[:1]).shape[1:]
+            rows = self.A.vjp(x[:1].expand(m, *x.shape[1:]), unit.reshape(m, *shape))  # type: ignore[attr-defined]
+            self._projected = HQ.double(), self.A(rows).flatten(1).double()
+        return self._projected

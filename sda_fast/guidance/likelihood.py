@@ -1,0 +1,72 @@
+"""Guidance by any differentiable likelihood."""
+
+__all__ = ["LikelihoodScore"]
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..likelihood import Likelihood
+from .base import Guidance, Vjp
+
+
+class LikelihoodScore(Guidance):
+    r"""Guides by any differentiable log-likelihood of the denoised trajectory.
+
+    .. math:: \log p(y \mid x(t)) \approx \log p(y \mid \hat x)
+
+    What is predicted of :math:`\hat x` is not what the trajectory will be. A likelihood that takes
+    a second argument is told the variance :math:`\gamma \sigma^2 / \mu^2` of that difference.
+
+    Arguments:
+        log_prob: A likelihood of :mod:`sda_fast.likelihood`, a sum of such, or any callable from
+            trajectories (B, *event) to log-likelihoods (B) up to a constant; with `gamma`, from
+            trajectories and the variance, a float.
+        sde: The noise process of the prior.
+        gamma: The number :math:`\gamma`. By default 1e-2 for a likelihood of
+            :mod:`sda_fast.likelihood`; any other callable is then given no variance.
+        detach: Whether to leave the Jacobian of the network out of the gradient.
+
+    Raises:
+        ValueError: gamma is negative; the log-likelihood is not one number a trajectory, or does
+            not depend on the trajectory.
+    """
+
+    def __init__(
+        self,
+        log_prob: Callable[..., Tensor],
+        sde: Any,
+        gamma: float | None = None,
+        detach: bool = False,
+    ):
+        super().__init__(sde, detach)
+
+        if gamma is None and isinstance(log_prob, Likelihood):
+            gamma = 1e-2
+        if gamma is not None and not gamma >= 0:
+            raise ValueError(f"gamma must be zero or positive, got {gamma}")
+
+        self.log_prob = log_prob
+        self.gamma = gamma
+
+    def cotangent(self, x: Tensor, mu: float, sigma: float, vjp: Vjp) -> Tensor:
+        r"""Returns :math:`\nabla_{\hat x} \log p(y \mid \hat x)`, by autograd."""
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_(True)
+            if self.gamma is None:
+                value = self.log_prob(leaf)
+            else:
+                value = self.log_prob(leaf, self.gamma * (sigma / mu) ** 2)
+
+            if value.shape != x.shape[:1]:
+                raise ValueError(
+                    f"log_prob must return one number for each of the {len(x)} trajectories, got "
+                    f"shape {tuple(value.shape)}"
+                )
+            if not value.requires_grad:
+                raise ValueError("log_prob must be differentiable, but does not depend on x")
+            (gradient,) = torch.autograd.grad(value.sum(), leaf)
+
+        return gradient

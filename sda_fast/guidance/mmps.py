@@ -1,0 +1,106 @@
+"""Guidance by the moments of the denoised trajectory."""
+
+__all__ = ["MMPSGaussianScore"]
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base import Guidance, Vjp, check_prediction, first, fits, observation, observe
+from .covariance import jacobian_product
+from .solve import conjugate_gradient, gmres
+
+SOLVERS = {"cg": conjugate_gradient, "gmres": gmres}
+
+
+class MMPSGaussianScore(Guidance):
+    r"""Guides by a Gaussian likelihood with the denoised trajectory's own covariance: moment
+    matching posterior sampling.
+
+    .. math:: p(y \mid x(t)) \approx N \left( y \mid A(\hat x), \Sigma_y + A V A^\top \right),
+        \qquad V[x \mid x(t)] = \frac{\sigma^2}{\mu} \frac{\partial \hat x}{\partial x(t)} =
+        \frac{\sigma^2}{\mu^2} (I - \sigma J)
+
+    with the Jacobian :math:`J` of the network's noise estimate, by products with it: each of the
+    solver's iterations costs one more vector-Jacobian product.
+
+    References:
+        | Learning Diffusion Priors from Observations by Expectation Maximization
+          (Rozet et al., 2024)
+        | https://arxiv.org/abs/2405.13712
+
+    Arguments:
+        y: The observation, with shape (*observation); NaN where nothing was observed.
+        A: The observation operator, from trajectories (B, *event) to (B, *observation): a callable
+            or one of :mod:`sda_fast.observation`.
+        std: The standard deviation of the observation noise, broadcastable with y.
+        sde: The noise process of the prior.
+        iterations: The number of the solver's iterations.
+        solver: "gmres", which does not mind that a network's Jacobian is not quite symmetric, or
+            "cg".
+        tolerance: Where the solver stops before.
+
+    Raises:
+        ValueError: y is infinite; an argument is out of its range.
+    """
+
+    y: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        y: Tensor,
+        A: Callable[[Tensor], Tensor],
+        std: float | Tensor,
+        sde: Any,
+        *,
+        iterations: int = 3,
+        solver: str = "gmres",
+        tolerance: float = 0.0,
+    ):
+        super().__init__(sde)
+
+        if solver not in SOLVERS:
+            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
+        if iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {iterations}")
+
+        self.register_buffer("y", observation(y))
+        self.register_buffer("std", torch.as_tensor(std))
+        if not fits(self.std.shape, self.y.shape):
+            raise ValueError(
+                f"std must be a number or broadcast to y, with shape {tuple(self.y.shape)}, got "
+                f"shape {tuple(self.std.shape)}"
+            )
+        if not bool((self.std > 0).all()):
+            bad = first(~(self.std > 0))
+            raise ValueError(f"std must be positive, got {self.std[bad].item()}")
+
+        self.A = A
+        self.iterations = iterations
+        self.solver = solver
+        self.tolerance = tolerance
+
+    def cotangent(self, x: Tensor, mu: float, sigma: float, vjp: Vjp) -> Tensor:
+        r"""Returns :math:`A^\top (\Sigma_y + A V A^\top)^{-1} (y - A(\hat x))`."""
+        prediction, transposed = observe(self.A, x)
+        check_prediction(self.y, prediction, x)
+        forward = jacobian_product(self.A, x)
+
+        y = self.y.to(prediction.dtype)
+        observed = ~y.isnan()
+        variance = (self.std**2).to(y.dtype)
+
+        def apply(u: Tensor) -> Tensor:
+            u = observed * u.reshape(prediction.shape)
+            pulled = transposed(u)
+            spread = (sigma / mu) ** 2 * (pulled - sigma * vjp(pulled))
+            return (observed * (variance * u + forward(spread))).flatten(1)
+
+        residual = torch.nan_to_num(y - prediction, nan=0.0)
+        solve = SOLVERS[self.solver]
+        solution = solve(apply, residual.flatten(1), self.iterations, self.tolerance)
+
+        return transposed(solution.reshape(prediction.shape))

@@ -1,0 +1,269 @@
+r"""Likelihoods of what observations look like in practice.
+
+Each is a module that maps trajectories (B, *event) to log-likelihoods (B), for
+:class:`sda_fast.LikelihoodScore`. Its second argument is the variance :math:`v` of the difference
+between the trajectory and the one that is observed, in terms of what is observed: 0 for a
+trajectory that is known, more for one that is only estimated. Elements of y that are NaN were not
+observed. Likelihoods of independent instruments are added: `StudentT(...) + Poisson(...)`.
+"""
+
+__all__ = ["Censored", "Gaussian", "Huber", "Likelihood", "LogNormal", "Poisson", "StudentT"]
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Operator = Callable[[Tensor], Tensor]
+
+
+class Likelihood(nn.Module):
+    """A likelihood of independent observations, given trajectories.
+
+    A subclass gives :meth:`log_density`.
+
+    Arguments:
+        y: The observations, with shape (*observation); NaN where nothing was observed.
+        A: The observation operator, from trajectories (B, *event) to (B, *observation).
+
+    Raises:
+        ValueError: y is infinite, or not in the likelihood's domain.
+    """
+
+    y: Tensor
+
+    def __init__(self, y: Tensor, A: Operator):
+        super().__init__()
+        y = torch.as_tensor(y)
+        if bool(torch.isinf(y).any()):
+            raise ValueError("y must be finite, or NaN where it was not observed")
+        self.register_buffer("y", y)
+        self.A = A
+
+    def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
+        """Returns the log-density of each observation, up to a constant.
+
+        Arguments:
+            y: The observations, with shape (*observation), none of them NaN.
+            prediction: What is predicted, with shape (B, *observation).
+            variance: The variance of the prediction.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, variance: float = 0.0) -> Tensor:
+        """Maps trajectories (B, *event) and a variance to log-likelihoods (B)."""
+        prediction = self.A(x)
+        if prediction.shape[:1] != x.shape[:1] or prediction.shape[1:] != self.y.shape:
+            raise ValueError(
+                f"y has shape {tuple(self.y.shape)}, but A(x) has shape {tuple(prediction.shape)}, "
+                f"not ({len(x)}, *observation)"
+            )
+
+        y = self.y.to(prediction.dtype)
+        missing = y.isnan()
+        # stand-ins that every likelihood can evaluate, so that no NaN reaches the gradient
+        y, prediction = torch.where(missing, 1.0, y), torch.where(missing, 1.0, prediction)
+        density = self.log_density(y, prediction, variance)
+
+        return torch.where(missing, 0.0, density).flatten(1).sum(dim=1)
+
+    def __add__(self, other: "Likelihood") -> "Likelihood":
+        if not isinstance(other, Likelihood):
+            return NotImplemented
+        return _Sum(self, other)
+
+
+class _Sum(Likelihood):
+    """Independent instruments: the sum of their log-likelihoods."""
+
+    def __init__(self, *terms: Likelihood):
+        nn.Module.__init__(self)
+        self.terms = nn.ModuleList(terms)
+
+    def forward(self, x: Tensor, variance: float = 0.0) -> Tensor:
+        total = self.terms[0](x, variance)
+        for term in self.terms[1:]:
+            total = total + term(x, variance)
+        return total
+
+
+def _positive(name: str, value: float | Tensor) -> Tensor:
+    """Checks an argument that must be positive."""
+    tensor = torch.as_tensor(value)
+    if not bool((tensor > 0).all()):
+        raise ValueError(f"{name} must be positive, got {value}")
+    return tensor
+
+
+class Gaussian(Likelihood):
+    r"""Gaussian noise, :math:`y \sim N(A(x), s^2 + v)`.
+
+    Arguments:
+        y: The observations, with shape (*observation); NaN where nothing was observed.
+        A: The observation operator.
+        std: The standard deviation :math:`s`, broadcastable with y.
+    """
+
+    std: Tensor
+
+    def __init__(self, y: Tensor, A: Operator, std: float | Tensor):
+        super().__init__(y, A)
+        self.register_buffer("std", _positive("std", std))
+
+    def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
+        """Returns the log-density of each observation."""
+        total = self.std**2 + variance
+        return -((y - prediction) ** 2 / total + torch.log(2 * math.pi * total)) / 2
+
+
+class StudentT(Likelihood):
+    r"""Heavy-tailed noise, :math:`(y - A(x)) / \sqrt{s^2 + v}` with a Student-t distribution: an
+    outlier pulls less the farther it lies.
+
+    Arguments:
+        y: The observations, with shape (*observation); NaN where nothing was observed.
+        A: The observation operator.
+        scale: The scale :math:`s`, broadcastable with y.
+        df: The degrees of freedom; the fewer, the heavier the tails.
+    """
+
+    scale: Tensor
+
+    def __init__(self, y: Tensor, A: Operator, scale: float | Tensor, df: float = 3.0):
+        super().__init__(y, A)
+        self.register_buffer("scale", _positive("scale", scale))
+        self.df = float(_positive("df", df))
+
+    def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
+        """Returns the log-density of each observation."""
+        square = self.scale**2 + variance
+        kernel = torch.log1p((y - prediction) ** 2 / (self.df * square))
+        norm = (
+            math.lgamma((self.df + 1) / 2)
+            - math.lgamma(self.df / 2)
+            - torch.log(self.df * math.pi * square) / 2
+        )
+        return norm - (self.df + 1) / 2 * kernel
+
+
+class Huber(Likelihood):
+    r"""Noise with a Gaussian centre and exponential tails (Huber, 1964): with
+    :math:`z = (y - A(x)) / \sqrt{s^2 + v}`, the log-density is :math:`-z^2 / 2` up to
+    :math:`|z| = \delta` and :math:`-\delta (|z| - \delta / 2)` beyond, up to a constant.
+
+    Arguments:
+        y: The observations, with shape (*observation); NaN where nothing was observed.
+        A: The observation operator.
+        scale: The scale :math:`s`, broadcastable with y.
+        delta: The threshold :math:`\delta`, in units of the scale.
+    """
+
+    scale: Tensor
+
+    def __init__(self, y: Tensor, A: Operator, scale: float | Tensor, delta: float = 1.345):
+        super().__init__(y, A)
+        self.register_buffer("scale", _positive("scale", scale))
+        self.delta = float(_positive("delta", delta))
+
+    def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
+        """Returns the log-density of each observation, up to a constant."""
+        z = (y - prediction) / torch.sqrt(self.scale**2 + variance)
+        return -nn.functional.huber_loss(z, torch.zeros_like(z), reduction="none", delta=self.delta)
+
+
+class Poisson(Likelihood):
+    r"""Counts of a rate, :math:`y \sim \operatorname{Poisson}(A(x))`.
+
+    A rate that is only known to a variance :math:`v` has counts of variance :math:`A(x) + v`, and
+    :math:`y + v` is taken to be of the Poisson distribution with mean :math:`A(x) + v`, which has
+    that variance too.
+
+    Arguments:
+        y: The counts, with shape (*observation), zero or positive; NaN where nothing was observed.
+        A: The rate, positive: for example `lambda x: x[..., 0].exp()`.
+        floor: What a predicted rate is at least.
+    """
+
+    def __init__(self, y: Tensor, A: Operator, floor: float = 1e-6):
+        super().__init__(y, A)
+        if bool((self.y < 0).any()):
+            raise ValueError("y must be counts, zero or positive")
+        self.floor = float(_positive("floor", floor))
+
+    def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
+        """Returns the log-density of each observation."""
+        rate, count = prediction.clamp_min(self.floor) + variance, y + variance
+        return count * torch.log(rate) - rate - torch.lgamma(count + 1)
+
+
+class LogNormal(Likelihood):
+    r"""Multiplicative noise on a positive quantity, :math:`\log y \sim N(\log A(x), s^2)`, as of
+    rain. The variance of :math:`\log A(x)` is :math:`v / A(x)^2`, to first order, and a constant to
+    the gradient, which would else flee from small values.
+
+    Arguments:
+        y: The observations, with shape (*observation), positive; NaN where nothing was observed.
+        A: The quantity, positive.
+        std: The standard deviation :math:`s` of the logarithm, broadcastable with y.
+        floor: What a prediction is at least.
+    """
+
+    std: Tensor
+
+    def __init__(self, y: Tensor, A: Operator, std: float | Tensor, floor: float = 1e-6):
+        super().__init__(y, A)
+        self.register_buffer("std", _positive("std", std))
+        if bool((self.y <= 0).any()):
+            raise ValueError("y must be positive")
+        self.floor = float(_positive("floor", floor))
+
+    def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
+        """Returns the log-density of each observation."""
+        mean = prediction.clamp_min(self.floor)
+        total = self.std**2 + variance / mean.detach() ** 2
+        error = torch.log(y) - torch.log(mean)
+        return -(error**2 / total + torch.log(2 * math.pi * total)) / 2 - torch.log(y)
+
+
+class Censored(Likelihood):
+    r"""A sensor that saturates: :math:`y` is :math:`A(x) + s z` clipped to an interval. A reading
+    at an end says only that the value lies beyond (Tobin, 1958).
+
+    Arguments:
+        y: The observations, with shape (*observation), within the interval; NaN where nothing was
+            observed.
+        A: The observation operator, before saturation.
+        std: The standard deviation :math:`s` of the noise, broadcastable with y.
+        low: The lower end of the interval.
+        high: The upper end.
+    """
+
+    std: Tensor
+
+    def __init__(
+        self,
+        y: Tensor,
+        A: Operator,
+        std: float | Tensor,
+        low: float = -math.inf,
+        high: float = math.inf,
+    ):
+        super().__init__(y, A)
+        self.register_buffer("std", _positive("std", std))
+        if not low < high:
+            raise ValueError(f"low must be less than high, got {low} and {high}")
+        if bool((self.y < low).any()) or bool((self.y > high).any()):
+            raise ValueError(f"y must lie from low = {low} to high = {high}")
+        self.low, self.high = low, high
+
+    def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
+        """Returns the log-density of each reading, or the log-probability of one at an end."""
+        total = self.std**2 + variance
+        inside = -((y - prediction) ** 2 / total + torch.log(2 * math.pi * total)) / 2
+        root = torch.sqrt(total)
+        # an end that is infinite is never read, and would put NaN into the gradient
+        low, high = (end if math.isfinite(end) else 0.0 for end in (self.low, self.high))
+        below = torch.special.log_ndtr((low - prediction) / root)
+        above = torch.special.log_ndtr((prediction - high) / root)
+        return torch.where(y <= self.low, below, torch.where(y >= self.high, above, inside))
