@@ -222,14 +222,14 @@ def sample_loop(
     mu: Callable[[float], float],
     sigma: Callable[[float], float],
     x: Tensor,
-    steps: int,
+    steps: int | Sequence[float],
     corrections: int = 0,
     tau: float = 1.0,
     seed: int = 0,
 ) -> Tensor:
-    """Samples from the initial noise x (B, *event)."""
-    for n in range(1, steps + 1):
-        before, after = 1 - (n - 1) / steps, 1 - n / steps
+    """Samples from the initial noise x (B, *event), in so many steps or through such times."""
+    times = [1 - n / steps for n in range(steps + 1)] if isinstance(steps, int) else steps
+    for n, (before, after) in enumerate(pairwise(times), 1):
         r = mu(after) / mu(before)
         x = r * x + (sigma(after) - r * sigma(before)) * eps(x, before)
 

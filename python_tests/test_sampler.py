@@ -26,7 +26,7 @@ from sda_fast import (
     reference,
     sample,
 )
-from sda_fast.sampler import _Watch
+from sda_fast.sampler.watch import Watch
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 DTYPES = list(TOLERANCE)
@@ -306,6 +306,9 @@ def test_signature():
         ("backend", "auto", True),
         ("progress", False, True),
         ("callback", None, True),
+        ("denoise", False, True),
+        ("checkpoint", None, True),
+        ("checkpoint_every", 16, True),
     ]
     assert signature(VPSDE.sample)[1:6] == signature(sample)[1:6]
     assert signature(explain)[:2] == signature(sample)[:2]
@@ -326,6 +329,8 @@ def test_signature():
         ("sde", required, False),
         ("gamma", 1e-2, False),
         ("detach", False, False),
+        ("covariance", None, True),
+        ("tolerance", 1e-5, True),
     ]
     assert signature(DPSGaussianScore)[:4] == [
         ("y", required, False),
@@ -520,6 +525,13 @@ def test_seed():
     assert not torch.allclose(x[0], x[1], atol=0.1)
 
 
+def test_seed_of_the_result():
+    """The seed that was drawn draws the same samples."""
+    sde = unguided(16)
+    x = sample(sde, (2,), steps=2, corrections=1)
+    assert torch.equal(sample(sde, (2,), steps=2, corrections=1, seed=x.seed), x)
+
+
 def test_torch_seed():
     """Without a seed torch's generator decides; with one it is left alone."""
     sde = unguided(16)
@@ -564,13 +576,83 @@ def test_explain(make: Callable):
 
 def test_native_where_it_cannot_serve():
     sde = oracles.Process(lambda x, t: x, (4,))
-    with pytest.raises(RuntimeError, match=r"native.*bfloat16"):
-        sample(sde, (2,), dtype=torch.bfloat16, backend="native", steps=2)
-    with pytest.raises(RuntimeError, match=r"native.*bfloat16"):
-        explain(sde, dtype=torch.bfloat16, backend="native")
-    told = explain(sde, dtype=torch.bfloat16)
+    with pytest.raises(RuntimeError, match=r"native.*float8_e5m2"):
+        sample(sde, (2,), dtype=torch.float8_e5m2, backend="native", steps=2)
+    with pytest.raises(RuntimeError, match=r"native.*float8_e5m2"):
+        explain(sde, dtype=torch.float8_e5m2, backend="native")
+    told = explain(sde, dtype=torch.float8_e5m2)
     assert told.parts[0][1] == "reference"
-    assert "bfloat16" in told.parts[0][2]
+    assert "float8_e5m2" in told.parts[0][2]
+
+
+# Grids and schedules
+
+
+def test_grid():
+    """A grid of times does what the number of steps does that makes the same one."""
+    sde, options = unguided(16), {"corrections": 1, "tau": 0.3, "seed": 1}
+    expected = sample(sde, (2,), steps=8, **options)
+    grid = torch.linspace(1, 0, 9, dtype=torch.float64)
+    for steps in (grid, grid.tolist(), tuple(grid.tolist())):
+        assert torch.equal(sample(sde, (2,), steps=steps, **options), expected)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_fidelity_of_grids(guide: str):
+    sde, eps = problem("mlp", guide, "VPSDE", "cos", torch.float64)
+    times = [0.9, 0.5, 0.49, 0.1, 0.02]
+    x1 = torch.randn(2, *sde.shape, dtype=torch.float64)
+    x = sample(sde, (2,), steps=times, x1=x1)
+    expected = literally(sde, eps, x1, "VPSDE", "cos", steps=times)
+    assert_same(x, expected, 1e-10)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_a_run_in_two(order: int):
+    """Two grids, one after the other, are one, but for what a multistep predictor remembers."""
+    sde = unguided(16)
+    whole = sample(sde, (2,), steps=[1.0, 0.6, 0.3, 0.0], seed=1, order=order)
+    first = sample(sde, (2,), steps=[1.0, 0.6], seed=1, order=order)
+    rest = sample(sde, (2,), steps=[0.6, 0.3, 0.0], x1=first, order=order)
+    assert torch.equal(rest, whole) == (order == 1)
+
+
+def test_schedules():
+    """Functions of the time, and one number a step, do the same."""
+    sde, options = unguided(16), {"steps": 4, "seed": 1}
+    counts, taus = [0, 2, 1, 0], [0.1, 0.2, 0.3, 0.4]  # after the steps to 3/4, 1/2, 1/4 and 0
+    expected = sample(sde, (2,), corrections=counts, tau=taus, **options)
+    functions = {
+        "corrections": lambda t: {0.5: 2, 0.25: 1}.get(t, 0),
+        "tau": lambda t: 0.5 - 0.4 * t,
+    }
+    assert_same(sample(sde, (2,), **functions, **options), expected)
+    assert explain(sde, corrections=counts, steps=4).evaluations == 4 + 3
+
+    seen: list[float] = []
+    prior = oracles.Process(lambda x, t: seen.append(float(t)) or x, (4,))
+    sample(prior, steps=4, corrections=counts)
+    assert seen == [1, 0.75, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_denoise():
+    """The last state's denoised one; nothing else changes."""
+    sde = guided(16)
+    noisy = sample(sde, (2,), steps=4, seed=1)
+    t = torch.tensor(0.0)
+    with torch.no_grad():
+        expected = (noisy - sde.sigma(t) * sde.eps(noisy, t)) / sde.mu(t)
+    assert_same(sample(sde, (2,), steps=4, seed=1, denoise=True), expected)
+    assert explain(sde, steps=4, denoise=True).evaluations == 5
+
+
+def test_early_stop():
+    """A callback that returns True has the last word; any other value has none."""
+    sde, states = unguided(16), []
+    x = sample(sde, (2,), steps=9, seed=1, callback=lambda n, t, x: states.append(x.clone()))
+    assert torch.equal(states[-1], x)
+    stopped = sample(sde, (2,), steps=9, seed=1, callback=lambda n, t, x: n == 4, denoise=True)
+    assert torch.equal(stopped, states[3])
 
 
 # Refusals
@@ -580,7 +662,28 @@ def small() -> VPSDE:
     return VPSDE(mlp(), (9, 3))
 
 
+GRID = "steps must be a number of steps or a grid of at least two times that descend within [0, 1]"
 NUMBERS: list[tuple[dict[str, object], str]] = [
+    ({"steps": "ten"}, "steps must be an integer, at least 1, got ten"),
+    ({"steps": [0.5]}, f"{GRID}, got [0.5]"),
+    ({"steps": [1.0, 0.5, 0.5]}, f"{GRID}, got [1.0, 0.5, 0.5]"),
+    ({"steps": [0.0, 1.0]}, f"{GRID}, got [0.0, 1.0]"),
+    ({"steps": [1.5, 0.0]}, f"{GRID}, got [1.5, 0.0]"),
+    ({"steps": [1.0, math.nan]}, f"{GRID}, got [1.0, nan]"),
+    (
+        {"steps": 2, "corrections": [1]},
+        "corrections must be one number, 2, one for each step, or a function of the time, got 1",
+    ),
+    (
+        {"steps": 2, "corrections": [1, -1]},
+        "corrections[1] must be an integer, at least 0, got -1",
+    ),
+    (
+        {"steps": 2, "corrections": lambda t: t},
+        "corrections(0.5) must be an integer, at least 0, got 0.5",
+    ),
+    ({"steps": 2, "tau": [0.5, 0.0]}, "tau[1] must be positive, got 0.0"),
+    ({"steps": 2, "tau": lambda t: -t}, "tau(0.5) must be positive, got -0.5"),
     ({"steps": 0}, "steps must be an integer, at least 1, got 0"),
     ({"steps": -3}, "steps must be an integer, at least 1, got -3"),
     ({"steps": 2.5}, "steps must be an integer, at least 1, got 2.5"),
@@ -712,7 +815,7 @@ def test_watch_without_waiting():
     """On an accelerator the state is looked at now and then; the error still names the first step
     and the first sample."""
     x = torch.zeros(3, 4)
-    watch = _Watch(x)
+    watch = Watch(x)
     watch.every = 4
     watch(x, 1, 0.9, 0.5, last=False)
     x[2] = math.nan

@@ -1,0 +1,181 @@
+"""Runs that are interrupted: what they leave, and how they go on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sda_fast import VPSDE, GaussianScore, MCScoreNet, sample
+from sda_fast.sampler import checkpoint
+
+L, D = 9, 3
+
+
+def prior(width: int = 16) -> VPSDE:
+    torch.manual_seed(0)
+    return VPSDE(MCScoreNet(D, order=1, hidden_features=[width], activation=nn.SiLU), (L, D))
+
+
+def posterior() -> VPSDE:
+    y = torch.ones(5, 1)
+    return VPSDE(GaussianScore(y, lambda x: x[..., ::2, :1], 0.3, prior()), (L, D))
+
+
+def stops_at(step: int, error: type[BaseException]) -> Callable[[int, float, Tensor], None]:
+    def callback(n: int, t: float, x: Tensor) -> None:
+        if n == step:
+            raise error
+
+    return callback
+
+
+@pytest.mark.parametrize("make", [prior, posterior])
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_resumes_to_the_same_bits(
+    make: Callable[[], VPSDE], order: int, error: type[BaseException], tmp_path: Path
+):
+    sde, path = make(), tmp_path / "run.safetensors"
+    options: dict[str, Any] = {"steps": 12, "corrections": 1, "tau": 0.3, "order": order}
+    expected = sample(sde, (4,), seed=5, **options)
+
+    options |= {"checkpoint": path, "checkpoint_every": 3}
+    with pytest.raises(error):
+        sample(sde, (4,), seed=5, callback=stops_at(8, error), **options)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]  # and no part of a file
+
+    steps: list[int] = []
+    result = sample(sde, (4,), callback=lambda n, t, x: steps.append(n), **options)
+    assert steps == list(range(7, 13))
+    assert torch.equal(result, expected)
+    assert result.seed == 5
+    assert not path.exists()
+
+
+def test_interrupt_in_the_network_leaves_nothing_behind():
+    """Neither a backend, nor a mode of torch's, nor anything of the module's."""
+    sde, options = posterior(), {"steps": 4, "seed": 1}
+    expected = sample(sde, (2,), **options)
+    A, calls = sde.eps.A, []
+
+    def interrupted(x: Tensor) -> Tensor:
+        calls.append(x)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return A(x)
+
+    sde.eps.A = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        sample(sde, (2,), backend="reference", **options)
+    sde.eps.A = A
+
+    assert torch.is_grad_enabled()
+    assert torch.equal(sample(sde, (2,), **options), expected)
+
+
+def test_saved_at_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """After every so many steps, but not after the last, when the run is finished."""
+    saved: list[int] = []
+    save = checkpoint.Checkpoint.save
+    monkeypatch.setattr(
+        checkpoint.Checkpoint,
+        "save",
+        lambda self, step, *state: (saved.append(step), save(self, step, *state)),
+    )
+    sample(prior(), steps=12, checkpoint=tmp_path / "c", checkpoint_every=4)
+    assert saved == [4, 8]
+
+
+def interrupted(path: Path, sde: VPSDE, **options: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        sample(
+            sde,
+            (2,),
+            callback=stops_at(3, KeyboardInterrupt),
+            checkpoint=path,
+            checkpoint_every=2,
+            **{"steps": 5, "seed": 1} | options,
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"steps": 6}, "differs in times, levels, corrections, tau"),
+        ({"seed": 2}, "differs in seed"),
+        ({"corrections": 1}, "differs in corrections"),
+        ({"tau": 0.5}, "differs in tau"),
+        ({"order": 2}, "differs in order"),
+        ({"denoise": True}, "differs in denoise"),
+        ({"x1": torch.zeros(2, L, D)}, "differs in x1"),
+    ],
+)
+def test_another_run(options: dict[str, Any], says: str, tmp_path: Path):
+    path = tmp_path / "run"
+    interrupted(path, prior())
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"is of another run, which {says}: remove it"):
+        sample(prior(), (2,), checkpoint=path, **{"steps": 5} | options)
+    assert path.read_bytes() == before
+
+
+def test_another_network(tmp_path: Path):
+    path = tmp_path / "run"
+    interrupted(path, prior())
+    sde = prior()
+    with torch.no_grad():
+        next(sde.parameters()).add_(1)
+    with pytest.raises(ValueError, match="differs in parameters"):
+        sample(sde, (2,), checkpoint=path, steps=5)
+
+
+def test_another_observation(tmp_path: Path):
+    path = tmp_path / "run"
+    interrupted(path, posterior())
+    sde = posterior()
+    sde.eps.y[0] = 2
+    with pytest.raises(ValueError, match="differs in parameters"):
+        sample(sde, (2,), checkpoint=path, steps=5)
+
+
+def test_not_a_checkpoint(tmp_path: Path):
+    path = tmp_path / "run"
+    path.write_bytes(b"a recipe for soup")
+    with pytest.raises(ValueError, match="run cannot be read"):
+        sample(prior(), checkpoint=path, steps=2)
+    save_file({"x": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="is not a checkpoint of the sampler"):
+        sample(prior(), checkpoint=path, steps=2)
+    interrupted(tmp_path / "other", prior())
+    path.write_bytes((tmp_path / "other").read_bytes()[:-8])
+    with pytest.raises(ValueError, match="run cannot be read"):
+        sample(prior(), checkpoint=path, steps=2)
+
+
+def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What was saved before stays, and no part of a file is left."""
+    path, replace = tmp_path / "run", checkpoint.atomic_write
+
+    def full(target: Path, content: bytes) -> None:
+        if target.exists():
+            monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28)))
+        replace(target, content)
+
+    monkeypatch.setattr(checkpoint, "atomic_write", full)
+    with pytest.raises(OSError, match="28"):
+        sample(prior(), (2,), steps=9, seed=1, checkpoint=path, checkpoint_every=2)
+    monkeypatch.undo()
+
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    expected = sample(prior(), (2,), steps=9, seed=1)
+    assert torch.equal(sample(prior(), (2,), steps=9, checkpoint=path), expected)
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5])
+def test_bad_interval(every: object):
+    with pytest.raises(ValueError, match="checkpoint_every must be an integer, at least 1"):
+        sample(prior(), checkpoint_every=every)

@@ -1,0 +1,129 @@
+"""Checkpoints of a run: the state after a step, and which run it is of."""
+
+__all__ = ["Checkpoint"]
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..io import atomic_write
+from .plan import SamplingPlan
+
+FORMAT = "sda_fast checkpoint 1"
+
+
+class Checkpoint:
+    """The file of an unfinished run.
+
+    A run is known by its seed, its plan, its initial noise and context, and the parameters and
+    buffers of its noise process (an observation among them); not by code, such as an observation
+    operator's.
+
+    Arguments:
+        path: The file.
+        sde: The noise process.
+        plan: The plan.
+        tensors: The initial noise and the context, where they are given.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        sde: Any,
+        plan: SamplingPlan,
+        **tensors: Tensor | None,
+    ):
+        self.path = Path(path)
+        self.device = plan.device
+        self.run: dict[str, Any] = {
+            "shape": [list(plan.batch), list(plan.event)],
+            "dtype": str(plan.dtype),
+            "times": list(plan.times),
+            "levels": [list(plan.mu), list(plan.sigma)],
+            "corrections": list(plan.corrections),
+            "tau": list(plan.tau),
+            "order": plan.order,
+            "denoise": plan.denoise,
+            "parameters": _digest(sde),
+            **{name: _digest_of({name: x}) for name, x in tensors.items() if x is not None},
+        }
+
+    def save(self, step: int, seed: int, x: Tensor, history: list[list[Tensor]]) -> None:
+        """Writes the state after a step, as a whole or not at all."""
+        tensors = {"x": x} | {
+            f"eps.{part}.{age}": eps
+            for part, estimates in enumerate(history)
+            for age, eps in enumerate(estimates)
+        }
+        # numbers of 64 bits as text: a JSON reader may take them for floats
+        metadata = {
+            "format": FORMAT,
+            "run": json.dumps(self.run),
+            "step": str(step),
+            "seed": str(seed),
+        }
+        content = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+        atomic_write(self.path, save(content, metadata))
+
+    def load(self, seed: int | None) -> tuple[int, int, Tensor, list[list[Tensor]]] | None:
+        """Reads the step, the seed, the state and the history, or None where there is no file.
+
+        Raises:
+            ValueError: The file is no checkpoint, or one of another run.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"checkpoint {self.path} cannot be read: {error}") from None
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"checkpoint {self.path} is not a checkpoint of the sampler")
+
+        run = json.loads(metadata["run"])
+        differs = [name for name in {**self.run, **run} if self.run.get(name) != run.get(name)]
+        if seed is not None and seed != int(metadata["seed"]):
+            differs.insert(0, "seed")
+        if differs:
+            raise ValueError(
+                f"checkpoint {self.path} is of another run, which differs in "
+                f"{', '.join(differs)}: remove it or name another one"
+            )
+
+        x = tensors.pop("x").to(self.device)
+        history: list[list[Tensor]] = []
+        for name in sorted(tensors, key=lambda name: tuple(map(int, name.split(".")[1:]))):
+            part = int(name.split(".")[1])
+            history += [[] for _ in range(part + 1 - len(history))]
+            history[part].append(tensors[name].to(self.device))
+
+        return int(metadata["step"]), int(metadata["seed"]), x, history
+
+    def remove(self) -> None:
+        """Removes the file: the run is finished."""
+        self.path.unlink(missing_ok=True)
+
+
+def _digest(sde: Any) -> str:
+    """Returns a digest of the parameters and buffers of a noise process."""
+    owner = sde if hasattr(sde, "state_dict") else sde.eps
+    return _digest_of(owner.state_dict() if hasattr(owner, "state_dict") else {})
+
+
+def _digest_of(tensors: dict[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name, value in tensors.items():
+        digest.update(name.encode())
+        if isinstance(value, Tensor):
+            flat = value.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()

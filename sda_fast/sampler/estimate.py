@@ -1,0 +1,88 @@
+"""The noise estimate of a step, in pieces where they can be combined with the step."""
+
+__all__ = ["Estimator"]
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import ops, recognise
+from ..guidance import Guidance, Pieces
+from ..schedule import coefficients
+from .plan import SamplingPlan
+
+
+class Estimator:
+    """Evaluates `sde.eps`, or its twin if that agrees on some noise, at the times of a plan.
+
+    Arguments:
+        sde: The noise process.
+        plan: The plan.
+        c: The context.
+        noise: The initial state, with shape (B, *event).
+    """
+
+    def __init__(self, sde: Any, plan: SamplingPlan, c: Tensor | None, noise: Tensor):
+        takes = c is not None or _takes_context(sde.eps)
+        self.context: tuple[Tensor | None, ...] = (c,) if takes else ()
+        self.estimator = sde.eps
+
+        twin = plan.estimator if plan.estimator is not sde.eps else None
+        if twin is not None and recognise.agrees(sde.eps, twin, noise, *self.context):
+            self.estimator = twin
+
+        grid = torch.tensor(plan.times, dtype=torch.float64)
+        self.clock = grid.to(plan.device, plan.dtype)
+        self.at_once = max(len(noise), 1)
+        self.levels: list[tuple[float, float]] = []  # the signal and the noise, of the guidance
+        if isinstance(self.estimator, Guidance):
+            mu, sigma = coefficients(self.estimator.sde, grid)
+            self.levels = list(zip(mu.tolist(), sigma.tolist(), strict=True))
+            self.at_once = self.estimator.at_once(noise)
+
+    def __call__(self, x: Tensor, n: int) -> Tensor | Pieces:
+        """Evaluates the estimate for states (B, *event) at time n of the grid, in pieces where it
+        is guided by one of this package's modules."""
+        t = self.clock[n]
+
+        if not self.levels:
+            eps: Tensor = self.estimator(x, t, *self.context)
+            _check("sde.eps", eps, x)
+            return eps
+
+        pieces: Pieces = self.estimator.pieces(x, t, *self.levels[n], *self.context)
+        _check("the eps of the prior", pieces.eps, x)
+        _check("A's vector-Jacobian product", pieces.direct, x)
+        return pieces
+
+    def combined(self, estimate: Tensor | Pieces, n: int) -> Tensor:
+        """Combines the pieces of an estimate at time n of the grid."""
+        if isinstance(estimate, Tensor):
+            return estimate
+        return ops.guide(*estimate, *self.levels[n])
+
+
+def _check(name: str, eps: Tensor, x: Tensor) -> None:
+    """Checks what was returned for a state."""
+    if eps.shape != x.shape:
+        raise ValueError(
+            f"{name} must return the shape of its input, {tuple(x.shape)}, got {tuple(eps.shape)}"
+        )
+    if eps.dtype != x.dtype or eps.device != x.device:
+        raise TypeError(
+            f"{name} must return {x.dtype} on {x.device}, as its input is, got {eps.dtype} on "
+            f"{eps.device}"
+        )
+
+
+def _takes_context(eps: Any) -> bool:
+    """Tells whether a third positional argument can be passed."""
+    try:
+        inspect.signature(getattr(eps, "forward", eps)).bind(None, None, None)
+    except TypeError:
+        return False
+    except ValueError:  # no signature to be had
+        return True
+    return True

@@ -1,0 +1,313 @@
+"""What a run of the sampler will do: its numbers, what serves each part of it, and why."""
+
+__all__ = ["SamplingPlan", "is_integer", "make_plan"]
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Size, Tensor
+
+from .. import ops, recognise
+from ..guidance import Guidance
+from ..schedule import adams_bashforth, coefficients
+from ..score import MCScoreNet, sampling
+from .memory import windows_that_fit
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    r"""What :func:`sda_fast.sample` does, step by step, what serves each part and why.
+
+    Arguments:
+        batch: The batch shape.
+        event: The event shape.
+        device: The device of the state.
+        dtype: The type of the state.
+        backend: "auto", "native" or "reference".
+        times: The time grid :math:`t_0 > ... > t_N`.
+        mu: The levels :math:`\mu(t_n)` of the signal.
+        sigma: The levels :math:`\sigma(t_n)` of the noise.
+        weights: The weights of the last estimates in each predictor step, the newest one's first.
+        corrections: The number of corrections after each of the N predictor steps.
+        tau: The amplitude of the corrections after each of the N predictor steps.
+        denoise: Whether the state at the end is denoised.
+        window_batch: The number of windows, over all samples, that a composed network evaluates
+            in one call, or None for all.
+        estimator: What estimates the noise: `sde.eps`, or its native twin.
+        parts: For each part of the work its name, what serves it and why.
+    """
+
+    batch: Size
+    event: Size
+    device: torch.device
+    dtype: torch.dtype
+    backend: str
+    times: tuple[float, ...]
+    mu: tuple[float, ...]
+    sigma: tuple[float, ...]
+    weights: tuple[tuple[float, ...], ...]
+    corrections: tuple[int, ...]
+    tau: tuple[float, ...]
+    denoise: bool
+    window_batch: int | None
+    estimator: Any
+    parts: tuple[tuple[str, str, str], ...]
+
+    @property
+    def steps(self) -> int:
+        """The number N of predictor steps."""
+        return len(self.times) - 1
+
+    @property
+    def order(self) -> int:
+        """The number of estimates that a predictor step uses at most."""
+        return max((len(row) for row in self.weights), default=1)
+
+    @property
+    def evaluations(self) -> int:
+        """The number of score evaluations of each sample."""
+        return self.steps + sum(self.corrections) + self.denoise
+
+    @property
+    def bytes(self) -> int:
+        """The memory of the sampler's own states: the sample, its noise estimate in pieces, and
+        the estimates that a multistep predictor keeps."""
+        states = 2 + self.order - 1 + 2 * isinstance(self.estimator, Guidance)
+        return states * self.batch.numel() * self.event.numel() * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        columns = [max(map(len, column)) for column in zip(*self.parts, strict=True)]
+        rows = [
+            "  ".join(cell.ljust(size) for cell, size in zip(part, columns, strict=True)).rstrip()
+            for part in self.parts
+        ]
+        return "\n".join([*rows, f"{self.evaluations} score evaluations"])
+
+
+def make_plan(
+    sde: Any,
+    shape: Sequence[int],
+    c: Tensor | None,
+    steps: int | Sequence[float] | Tensor,
+    corrections: int | Sequence[int] | Callable[[float], int],
+    tau: float | Sequence[float] | Callable[[float], float],
+    *,
+    x1: Tensor | None,
+    order: int,
+    window_batch: int | None,
+    dtype: torch.dtype | None,
+    backend: str,
+    denoise: bool,
+) -> SamplingPlan:
+    """Checks the arguments of :func:`sda_fast.sample`, and plans what it does.
+
+    Raises:
+        ValueError: An argument is out of its range, or of a shape that does not fit.
+        TypeError: A dtype does not fit.
+        RuntimeError: backend="native" and a native operator cannot serve.
+    """
+    times = _grid(steps)
+    now = times[1:].tolist()
+    if not is_integer(order, 1, 3):
+        raise ValueError(f"order must be 1, 2 or 3, got {order}")
+    if window_batch is not None and not is_integer(window_batch, 1):
+        raise ValueError(f"window_batch must be an integer, at least 1, got {window_batch}")
+    counts = _schedule("corrections", corrections, now, _count)
+    amplitudes = _schedule("tau", tau, now, _amplitude)
+
+    batch, event = Size(shape), Size(sde.shape)
+    device, dtype = _placement(sde, x1, dtype)
+    if x1 is not None and x1.shape != batch + event:
+        raise ValueError(
+            f"x1 must have shape {(*batch, *event)}, the batch shape and the event shape, got "
+            f"{tuple(x1.shape)}"
+        )
+    if c is not None and (c.dtype != dtype or c.device != device):
+        raise TypeError(
+            f"c must be {dtype} on {device}, as the state is, got {c.dtype} on {c.device}"
+        )
+
+    state = torch.empty(0, *event, dtype=dtype, device=device)
+    with ops.backend(backend):
+        reason = ops.unserved(state)
+        if reason is not None and backend == "native":
+            raise RuntimeError(f"backend='native' cannot serve: {reason}")
+        served = "reference" if backend == "reference" or reason is not None else "native"
+        why = "as asked" if backend == "reference" else reason
+        if why is None:
+            why = f"{dtype} on {device}".replace("torch.", "")
+
+        parts = [(name, served, why) for name in ("noise", "predictor", "corrector")]
+        estimator = sde.eps
+        if served == "native":
+            twin = recognise.twin(sde.eps)
+            if twin is not None:
+                estimator = twin
+                why = f"{type(sde.eps).__name__} has its structure; used if its numbers agree"
+                parts.append(("recognised", type(twin).__name__, why))
+        more, window_batch = _network_parts(estimator, state, batch.numel(), window_batch, served)
+
+    mu, sigma = (tuple(level.tolist()) for level in coefficients(sde, times))
+    if order == 1:
+        weights = ((1.0,),) * len(now)
+    else:
+        rows = adams_bashforth(sde, times, order).tolist()
+        weights = tuple(tuple(row[: n + 1]) for n, row in enumerate(rows))
+
+    return SamplingPlan(
+        batch,
+        event,
+        device,
+        dtype,
+        backend,
+        tuple(times.tolist()),
+        mu,
+        sigma,
+        weights,
+        counts,
+        amplitudes,
+        bool(denoise),
+        window_batch,
+        estimator,
+        (*parts, *more),
+    )
+
+
+def _network_parts(
+    estimator: Any, state: Tensor, samples: int, window_batch: int | None, served: str
+) -> tuple[list[tuple[str, str, str]], int | None]:
+    """Says what serves guidance, composition and network, and how many windows at once."""
+    parts = []
+    network = estimator
+    guided = isinstance(estimator, Guidance)
+
+    if guided:
+        native = hasattr(getattr(estimator, "A", None), "vjp")
+        by = "its operator's own product" if native else "its operator by autograd"
+        parts.append(("guidance", served, f"{type(estimator).__name__}, {by}"))
+        network = estimator.sde.eps
+    elif hasattr(network, "sde") and hasattr(network, "A"):
+        parts.append(("guidance", "torch", f"{type(network).__name__}, called as it is"))
+        network = network.sde.eps
+
+    if not isinstance(network, MCScoreNet):
+        parts.append(("network", "torch", f"{type(network).__name__}, called as it is"))
+        return parts, window_batch
+
+    windows = len(network.plan(state.shape[1]))
+    parts.append(("composition", served, f"{network.composition}, {windows} windows"))
+    with torch.no_grad(), sampling():
+        fused = network.fused(state)
+    name = type(network.kernel).__name__
+    if not isinstance(fused, str):
+        products = "bfloat16" if fused.bfloat16 else "float32"
+        parts.append(("network", "native", f"{name}, fused, products in {products}"))
+        return parts, window_batch
+
+    if window_batch is None:
+        fit = windows_that_fit(network, state, gradient=guided)
+        if fit is not None and fit < windows * samples:
+            window_batch = fit
+    many = "all" if window_batch is None else f"at most {window_batch}"
+    parts.append(("network", "torch", f"{name}, {many} windows at once: {fused}"))
+    return parts, window_batch
+
+
+def is_integer(value: Any, least: int, most: float = math.inf) -> bool:
+    """Says whether an argument is an integer within bounds."""
+    try:
+        return least <= operator.index(value) <= most
+    except TypeError:
+        return False
+
+
+def _grid(steps: int | Sequence[float] | Tensor) -> Tensor:
+    """Makes the time grid, in float64."""
+    if is_integer(steps, 1):
+        return torch.linspace(1, 0, operator.index(steps) + 1, dtype=torch.float64)  # type: ignore[arg-type]
+    if not isinstance(steps, Tensor | Sequence) or isinstance(steps, str):
+        raise ValueError(f"steps must be an integer, at least 1, got {steps}")
+
+    times = torch.as_tensor(steps, dtype=torch.float64, device="cpu")
+    descends = times.ndim == 1 and len(times) > 1 and bool((times.diff() < 0).all())
+    if not (descends and float(times[0]) <= 1 and float(times[-1]) >= 0):
+        raise ValueError(
+            "steps must be a number of steps or a grid of at least two times that descend within "
+            f"[0, 1], got {steps}"
+        )
+    return times
+
+
+def _schedule(
+    name: str, value: Any, times: list[float], check: Callable[[str, Any], Number]
+) -> tuple[Number, ...]:
+    """Makes a schedule of one number, a sequence of one a step, or a function of time."""
+    if callable(value):
+        return tuple(check(f"{name}({t:.4g})", value(t)) for t in times)
+    if isinstance(value, Sequence) or (isinstance(value, Tensor) and value.ndim > 0):
+        if len(value) != len(times):
+            raise ValueError(
+                f"{name} must be one number, {len(times)}, one for each step, or a function of "
+                f"the time, got {len(value)}"
+            )
+        return tuple(check(f"{name}[{n}]", v) for n, v in enumerate(value))
+    return (check(name, value),) * len(times)
+
+
+def _count(name: str, value: Any) -> int:
+    if not is_integer(value, 0):
+        raise ValueError(f"{name} must be an integer, at least 0, got {value}")
+    return operator.index(value)
+
+
+def _amplitude(name: str, value: Any) -> float:
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be positive, got {value}")
+    return float(value)
+
+
+def _placement(
+    sde: Any, x1: Tensor | None, dtype: torch.dtype | None
+) -> tuple[torch.device, torch.dtype]:
+    """Finds the device and the dtype of the state: those of the network."""
+    if x1 is not None and not isinstance(x1, Tensor):
+        raise TypeError(f"x1 must be a tensor, got {type(x1).__name__}")
+
+    module = sde if hasattr(sde, "parameters") else sde.eps
+    parameters: Iterable[Tensor] = getattr(module, "parameters", tuple)()
+    network = next((p for p in parameters if p.is_floating_point()), None)
+    device = getattr(sde, "device", None)
+
+    if isinstance(device, Tensor):  # the reference package keeps a tensor under this name
+        device = device.device
+    if device is None and network is not None:
+        device = network.device
+    if device is None:
+        device = x1.device if x1 is not None else "cpu"
+    device = torch.device(device)
+
+    if network is not None and network.device != device:
+        raise ValueError(f"sde is on {device}, but its network is on {network.device}")
+    if x1 is not None and x1.device != device:
+        raise ValueError(f"x1 must be on {device}, as the noise process is, got {x1.device}")
+
+    if dtype is None:
+        known = network if network is not None else x1
+        dtype = known.dtype if known is not None else torch.get_default_dtype()
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating-point type, got {dtype}")
+    if network is not None and network.dtype != dtype:
+        raise TypeError(
+            f"dtype must be {network.dtype}, as the network's parameters are, got {dtype}: "
+            f"convert the noise process, sde.to({dtype})"
+        )
+    if x1 is not None and x1.dtype != dtype:
+        raise TypeError(f"x1 must have dtype {dtype}, as the network has, got {x1.dtype}")
+
+    return device, dtype

@@ -1,0 +1,278 @@
+"""Taking the steps of a plan."""
+
+__all__ = ["explain", "sample"]
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import ops
+from ..guidance import Pieces
+from ..score import sampling
+from .checkpoint import Checkpoint
+from .estimate import Estimator
+from .plan import SamplingPlan, is_integer, make_plan
+from .watch import Watch
+
+
+def sample(
+    sde: Any,
+    shape: Sequence[int] = (),
+    c: Tensor | None = None,
+    steps: int | Sequence[float] | Tensor = 64,
+    corrections: int | Sequence[int] | Callable[[float], int] = 0,
+    tau: float | Sequence[float] | Callable[[float], float] = 1.0,
+    *,
+    x1: Tensor | None = None,
+    seed: int | None = None,
+    order: int = 1,
+    window_batch: int | None = None,
+    dtype: torch.dtype | None = None,
+    backend: str = "auto",
+    progress: bool = False,
+    callback: Callable[[int, float, Tensor], Any] | None = None,
+    denoise: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 16,
+) -> Tensor:
+    r"""Draws samples of a noise process, by its network or its guidance module.
+
+    The process is one of this package's or any object with the same parts: `shape`, the event
+    shape; `eps(x, t, c)`, which maps states (B, *event), a time () and the context to noise of the
+    states' shape; `mu(t)` and `sigma(t)`.
+
+    Arguments:
+        sde: The noise process.
+        shape: The batch shape.
+        c: The context that is passed to `sde.eps`.
+        steps: The number N of predictor steps, or the time grid of N + 1 times that they lead
+            through, descending within [0, 1]. The state begins at the first: 1, or with `x1` any.
+        corrections: The number C of Langevin corrections after each predictor step: one number,
+            one for each step, or a function of the time.
+        tau: The amplitude :math:`\tau` of the corrections: one number, one for each step, or a
+            function of the time.
+        x1: The initial noise :math:`x(1)`, with shape (*shape, *event). Drawn by default.
+        seed: The seed of all randomness, an integer. By default drawn from torch's generator. The
+            result has it as its attribute `seed`.
+        order: The order of the predictor: 1, the paper's, or 2 or 3, which also use the estimates
+            of the steps before (exponential Adams-Bashforth).
+        window_batch: The number of windows, over all samples, that a composed network evaluates
+            in one call. By default all at once, or as many as half of the free memory holds. Less
+            saves memory; the samples are the same, bit for bit where the network is fused
+            (:func:`explain`) and to rounding elsewhere.
+        dtype: The type of the state. By default that of the network's parameters.
+        backend: "native", "reference" (pure PyTorch) or "auto", which falls back where a native
+            operator cannot serve.
+        progress: Whether to show a progress bar.
+        callback: Called after each step with the number of the step, its time and the state,
+            with shape (*shape, *event). The state is that of the sampler: clone what you keep.
+            Where it returns True, that state is the result.
+        denoise: Whether to take :math:`\hat x` of the last state for the result, at the price of
+            one more score evaluation.
+        checkpoint: A file that the state is written to now and then, as a whole or not at all. A
+            run that finds it goes on from there, to the same bits. It is removed in the end.
+        checkpoint_every: The number of steps from one checkpoint to the next.
+
+    Returns:
+        The samples, with shape (*shape, *event).
+
+    Raises:
+        ValueError: An argument is out of its range, or of a shape that does not fit; the checkpoint
+            is of another run.
+        TypeError: A dtype does not fit.
+        RuntimeError: backend="native" and a native operator cannot serve.
+        FloatingPointError: A state is not finite. It says at which step, time and noise level, and
+            which sample.
+    """
+    if seed is not None and not is_integer(seed, 0, 2**64 - 1):
+        raise ValueError(f"seed must be a non-negative integer below 2^64, got {seed}")
+    if not is_integer(checkpoint_every, 1):
+        raise ValueError(f"checkpoint_every must be an integer, at least 1, got {checkpoint_every}")
+
+    plan = make_plan(
+        sde,
+        shape,
+        c,
+        steps,
+        corrections,
+        tau,
+        x1=x1,
+        order=order,
+        window_batch=window_batch,
+        dtype=dtype,
+        backend=backend,
+        denoise=denoise,
+    )
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(ops.backend(plan.backend))
+        stack.enter_context(sampling(plan.window_batch))
+
+        file = None if checkpoint is None else Checkpoint(checkpoint, sde, plan, x1=x1, c=c)
+        saved = None if file is None else file.load(seed)
+        if saved is not None:
+            start, seed, x, history = saved
+        else:
+            start, history = 0, []
+            if seed is None:
+                seed = int(torch.randint(2**63 - 1, ()))
+            x = torch.empty(plan.batch.numel(), *plan.event, dtype=plan.dtype, device=plan.device)
+            if x1 is None:
+                ops.philox_normal_(x, seed=seed, step=0)
+            else:
+                x.copy_(x1.reshape(x.shape))
+
+        if x.numel() > 0:
+            run = _Run(sde, plan, c, x, seed, history)
+            for n in tqdm(
+                range(start + 1, plan.steps + 1),
+                disable=not progress,
+                ncols=88,
+                initial=start,
+                total=plan.steps,
+            ):
+                run.step(n)
+                shaped = x.reshape(plan.batch + plan.event)
+                if callback is not None and callback(n, plan.times[n], shaped) is True:
+                    break
+                if file is not None and n % checkpoint_every == 0 and n < plan.steps:
+                    file.save(n, seed, x, run.history)
+            else:
+                if plan.denoise:
+                    run.denoise()
+
+        if file is not None:
+            file.remove()
+
+    result = x.reshape(plan.batch + plan.event)
+    result.seed = seed  # type: ignore[attr-defined]
+    return result
+
+
+class _Run:
+    """The state of a run, and the steps that change it in place.
+
+    Samples are worked on in parts of as many as their network evaluates best at once.
+    """
+
+    def __init__(
+        self,
+        sde: Any,
+        plan: SamplingPlan,
+        c: Tensor | None,
+        x: Tensor,
+        seed: int,
+        history: list[list[Tensor]],
+    ):
+        self.plan, self.x, self.seed = plan, x, seed
+        self.estimate = Estimator(sde, plan, c, x)
+        self.parts = x.split(self.estimate.at_once)
+        # of each part, the estimates of the steps before, the newest first
+        self.history = history or [[] for _ in self.parts]
+        self.watch = Watch(x)
+
+    def step(self, n: int) -> None:
+        """Takes step n of the predictor, and the corrections after it."""
+        plan = self.plan
+
+        for x, history in zip(self.parts, self.history, strict=True):
+            eps = self._predict(x, n, history)
+            if plan.order > 1:
+                history.insert(0, eps)
+                del history[plan.order - 1 :]
+
+        for i in range(plan.corrections[n - 1]):
+            first = 0
+            for x in self.parts:
+                self._correct(x, n, i, first)
+                first += len(x)
+
+        self.watch(self.x, n, plan.times[n], plan.sigma[n], last=n == plan.steps)
+
+    def _predict(self, x: Tensor, n: int, history: list[Tensor]) -> Tensor:
+        """Takes a step of the predictor, and returns the estimate that it has taken it by."""
+        mu, sigma = self.plan.mu, self.plan.sigma
+        r = mu[n] / mu[n - 1]
+        b, *past_b = (w * (sigma[n] - r * sigma[n - 1]) for w in self.plan.weights[n - 1])
+        past = history[: len(past_b)]
+
+        estimate = self.estimate(x, n - 1)
+        if isinstance(estimate, Pieces):
+            mu_t, sigma_t = self.estimate.levels[n - 1]
+            ops.guide_predictor_(x, *estimate, mu_t, sigma_t, r, b, past, past_b)
+            return estimate.eps
+        if past:
+            ops.multistep_(x, [estimate, *past], r, [b, *past_b])
+        else:
+            ops.predictor_(x, estimate, r, b)
+        return estimate
+
+    def _correct(self, x: Tensor, n: int, correction: int, first_sample: int) -> None:
+        """Takes a correction after step n."""
+        sigma, tau = self.plan.sigma[n], self.plan.tau[n - 1]
+        stream = {
+            "seed": self.seed,
+            "step": n,
+            "correction": correction,
+            "first_sample": first_sample,
+        }
+
+        estimate = self.estimate(x, n)
+        if isinstance(estimate, Pieces) and self.estimate.levels[n][1] == sigma:
+            mu, _ = self.estimate.levels[n]
+            eps, direct, through = estimate
+            ops.guide_langevin_(x, eps, direct, through, mu, sigma, tau, **stream)
+        else:
+            ops.langevin_(x, self.estimate.combined(estimate, n), sigma, tau, **stream)
+
+    def denoise(self) -> None:
+        """Denoises the last state."""
+        n = self.plan.steps
+        for x in self.parts:
+            eps = self.estimate.combined(self.estimate(x, n), n)
+            x.copy_(ops.denoise(x, eps, self.plan.mu[n], self.plan.sigma[n]))
+
+
+def explain(
+    sde: Any,
+    shape: Sequence[int] = (),
+    c: Tensor | None = None,
+    steps: int | Sequence[float] | Tensor = 64,
+    corrections: int | Sequence[int] | Callable[[float], int] = 0,
+    tau: float | Sequence[float] | Callable[[float], float] = 1.0,
+    *,
+    x1: Tensor | None = None,
+    order: int = 1,
+    window_batch: int | None = None,
+    dtype: torch.dtype | None = None,
+    backend: str = "auto",
+    denoise: bool = False,
+) -> SamplingPlan:
+    """Returns the plan that :func:`sample`, given the same arguments, follows. Printed, it says
+    what serves each part of the work and why.
+
+    Raises:
+        ValueError: An argument is out of its range, or of a shape that does not fit.
+        TypeError: A dtype does not fit.
+        RuntimeError: backend="native" and a native operator cannot serve.
+    """
+    return make_plan(
+        sde,
+        shape,
+        c,
+        steps,
+        corrections,
+        tau,
+        x1=x1,
+        order=order,
+        window_batch=window_batch,
+        dtype=dtype,
+        backend=backend,
+        denoise=denoise,
+    )

@@ -1,0 +1,35 @@
+"""Noticing samples that are not finite."""
+
+__all__ = ["Watch"]
+
+import torch
+from torch import Tensor
+
+# On an accelerator a look at the state waits for the device, so it is taken only this often.
+CHECK_EVERY = 16
+
+
+class Watch:
+    """Notices the first step at which a sample is not finite, without waiting for the device."""
+
+    def __init__(self, x: Tensor):
+        self.every = 1 if x.device.type == "cpu" else CHECK_EVERY
+        self.since = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.levels: list[tuple[float, float]] = []
+
+    def __call__(self, x: Tensor, step: int, t: float, sigma: float, last: bool) -> None:
+        self.levels.append((t, sigma))
+        # a sum is finite only if its terms are; one that overflows is no better
+        bad = ~torch.isfinite(x.flatten(1).sum(dim=1))
+        self.since = torch.where(bad & (self.since == 0), step, self.since)
+
+        if (last or step % self.every == 0) and bool(self.since.any()):
+            samples = self.since.nonzero()[:, 0]
+            first = int(samples[self.since[samples].argmin()])
+            step = int(self.since[first])
+            t, sigma = self.levels[step - 1]
+            raise FloatingPointError(
+                f"the state is not finite since step {step} (t = {t:.4g}, sigma = {sigma:.4g}), "
+                f"first in sample {first}, by now in {len(samples)} of {len(x)} samples; more "
+                "steps or corrections, a smaller tau or a larger gamma may help"
+            )
