@@ -44,7 +44,8 @@ sanitize: $(VENV)/.dev  ## Run the operators' tests with sanitizers.
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	$(bin)/python -S $(bin)/pytest -p no:cacheprovider python_tests/test_ops.py \
-	    python_tests/test_ops_layout.py python_tests/test_fuzz.py \
+	    python_tests/test_ops_layout.py python_tests/test_ops_steps.py \
+	    python_tests/test_ops_observations.py python_tests/test_fuzz.py \
 	    -k "not every_instruction_set and not compil and not opcheck"
 
 lint: $(VENV)/.dev  ## Check the format, the style and the types.
