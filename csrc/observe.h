@@ -124,6 +124,8 @@ struct BlockSizes {
       }
     }
     for (int d = 0; d + 1 < blocks.dims; ++d) blocks.lines *= blocks.block[d];
+    check(blocks.lines < int64_t{1} << 32, "block must have fewer than 2^32 lines, but is ",
+          list_of(block), ".");
   }
 
   std::vector<int64_t> means, states;

@@ -119,7 +119,7 @@ struct Network {
       args.chunk = std::min(most, args.count - args.first);
       args.out = results.data();
 
-      torch::stable::parallel_for(0, tiles().mlp_tiles(args), 1, [&](int64_t begin, int64_t end) {
+      parallel(tiles().mlp_tiles(args), 1, [&](int64_t begin, int64_t end) {
         const auto bytes = static_cast<size_t>(tiles().mlp_scratch(args, vjp)) * sizeof(float);
         const std::unique_ptr<float, decltype(&std::free)> scratch(
             static_cast<float*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), &std::free);

@@ -5,7 +5,33 @@
 #include <algorithm>
 #include <cstdint>
 
+#ifdef __SANITIZE_THREAD__
+extern "C" void __tsan_acquire(void*);
+extern "C" void __tsan_release(void*);
+#endif
+
 namespace sda_fast::cpu {
+
+#ifdef __SANITIZE_THREAD__
+// ThreadSanitizer sees neither how torch's threads start nor how they are waited for: the libraries
+// that do so are not instrumented.
+template <typename F>
+void parallel(int64_t items, int64_t grain, const F& f) {
+  char start, end;
+  __tsan_release(&start);
+  torch::stable::parallel_for(0, items, grain, [&](int64_t first, int64_t last) {
+    __tsan_acquire(&start);
+    f(first, last);
+    __tsan_release(&end);
+  });
+  __tsan_acquire(&end);
+}
+#else
+template <typename F>
+void parallel(int64_t items, int64_t grain, const F& f) {
+  torch::stable::parallel_for(0, items, grain, f);
+}
+#endif
 
 // Runs f(begin, end) over [0, items) on torch's threads, each with at least about 32 k elements:
 // starting a thread costs as much as that.
@@ -14,7 +40,7 @@ void for_items(int64_t items, int64_t elements_per_item, const F& f) {
   constexpr int64_t kGrain = 32768;
   if (items == 0) return;
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_per_item));
-  torch::stable::parallel_for(0, items, grain, f);
+  parallel(items, grain, f);
 }
 
 // The same in tiles of about 4096 elements: what a loop writes to a tile is in the cache when the

@@ -28,16 +28,28 @@ struct BlockMean {
 
 namespace sda_fast::SDA_FAST_VARIANT {
 
-// The line of x that is the part-th of the blocks whose means make up a line of y.
-SDA_FAST_FN int64_t line_of_part(const Blocks& b, int64_t line, int64_t part) {
+// The first line of x of the blocks whose means make up a line of y.
+SDA_FAST_FN int64_t first_line(const Blocks& b, int64_t line) {
   int64_t place = 0, scale = 1;
   for (int d = b.dims - 2; d >= 0; --d) {
-    place += (line % b.size[d] * b.block[d] + part % b.block[d]) * scale;
+    place += line % b.size[d] * b.block[d] * scale;
     line /= b.size[d];
-    part /= b.block[d];
     scale *= b.size[d] * b.block[d];
   }
   return line * scale + place;
+}
+
+// How far from it the part-th line of the blocks is. A block has fewer than 2^32 lines: 64-bit
+// division is a function on a GPU, and spills registers where it is called in a loop.
+SDA_FAST_FN int64_t line_of_part(const Blocks& b, uint32_t part) {
+  int64_t place = 0, scale = 1;
+  for (int d = b.dims - 2; d >= 0; --d) {
+    const auto block = static_cast<uint32_t>(b.block[d]);
+    place += part % block * scale;
+    part /= block;
+    scale *= b.size[d] * b.block[d];
+  }
+  return place;
 }
 
 // The line of y in whose blocks a line of x is.
@@ -61,11 +73,13 @@ inline void block_mean(const BlockMean<T>& m, int64_t begin, int64_t end) {
   const int64_t size = b.size[b.dims - 1], block = b.block[b.dims - 1];
   const auto elements = static_cast<Accumulate<T>>(b.elements);
   for (int64_t line = begin; line < end; ++line) {
+    const int64_t first = first_line(b, line);
     for (int64_t j = 0; j < size; j += kRun) {
       const int64_t n = size - j < kRun ? size - j : kRun;
       Accumulate<T> sum[kRun] = {};
       for (int64_t part = 0; part < b.lines; ++part) {
-        const T* x = m.in + (line_of_part(b, line, part) * size + j) * block;
+        const int64_t from = first + line_of_part(b, static_cast<uint32_t>(part));
+        const T* x = m.in + (from * size + j) * block;
         if (block == 1) {
           const Widened<T> run(x, n);
           SDA_FAST_INDEPENDENT
@@ -101,13 +115,31 @@ inline void block_mean_adjoint(const BlockMean<T>& m, int64_t begin, int64_t end
 
 #else
 
-template <typename T>
-__device__ __forceinline__ T over(T a, int64_t n) {
-  return a / static_cast<T>(n);
+// The arithmetic of an element or a quad of them.
+template <typename A>
+struct Scalar {
+  using type = A;
+};
+template <typename A>
+struct Scalar<Quad<A>> {
+  using type = A;
+};
+
+template <typename A>
+__device__ __forceinline__ A scaled(A a, A scale) {
+  return a * scale;
 }
+template <typename A>
+__device__ __forceinline__ Quad<A> scaled(const Quad<A>& a, A scale) {
+  return {a.v[0] * scale, a.v[1] * scale, a.v[2] * scale, a.v[3] * scale};
+}
+
+// Divided once for all: the division of doubles is a function on some devices, and spills registers
+// where it is called in the loop.
 template <typename T>
-__device__ __forceinline__ Quad<T> over(const Quad<T>& a, int64_t n) {
-  return {over(a.v[0], n), over(a.v[1], n), over(a.v[2], n), over(a.v[3], n)};
+__device__ __forceinline__ typename Scalar<Accumulate<T>>::type scale_of(const Blocks& b) {
+  using A = typename Scalar<Accumulate<T>>::type;
+  return A{1} / static_cast<A>(b.elements);
 }
 
 // A thread an element, or a quad of lines that are as long in x as in y.
@@ -115,15 +147,17 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads) block_mean_kernel(BlockMean<T> m, int64_t total) {
   const Blocks& b = m.blocks;
   const int64_t size = b.size[b.dims - 1], block = b.block[b.dims - 1];
+  const auto scale = scale_of<T>(b);
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < total; i += stride) {
     const int64_t line = i / size, j = i - line * size;
+    const T* first = m.in + (first_line(b, line) * size + j) * block;
     Accumulate<T> sum = {};
-    for (int64_t part = 0; part < b.lines; ++part) {
-      const T* x = m.in + (line_of_part(b, line, part) * size + j) * block;
+    for (uint32_t part = 0; part < b.lines; ++part) {
+      const T* x = first + line_of_part(b, part) * size * block;
       for (int64_t k = 0; k < block; ++k) sum = sum + widen(x[k]);
     }
-    m.out[i] = narrow<T>(over(sum, b.elements));
+    m.out[i] = narrow<T>(scaled(sum, scale));
   }
 }
 
@@ -132,10 +166,11 @@ __global__ void __launch_bounds__(kThreads)
     block_mean_adjoint_kernel(BlockMean<T> m, int64_t total) {
   const Blocks& b = m.blocks;
   const int64_t size = b.size[b.dims - 1], block = b.block[b.dims - 1];
+  const auto scale = scale_of<T>(b);
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < total; i += stride) {
     const int64_t line = i / (size * block), j = i % (size * block) / block;
-    m.out[i] = narrow<T>(over(widen(m.in[line_of_means(b, line) * size + j]), b.elements));
+    m.out[i] = narrow<T>(scaled(widen(m.in[line_of_means(b, line) * size + j]), scale));
   }
 }
 

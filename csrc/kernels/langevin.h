@@ -191,12 +191,13 @@ struct StoredEps {
 template <bool kAligned, typename T, typename Eps>
 __device__ __forceinline__ void langevin_samples(const Langevin<T>& l, const Eps& eps) {
   __shared__ Scales scales;
-  const int64_t quads = (l.size + 3) / 4;
+  const auto quads = static_cast<uint32_t>((l.size + 3) / 4);
   for (int64_t b = blockIdx.x; b < l.batch; b += gridDim.x) {
     Accumulate<T> sum = 0;
 #pragma unroll kThreadQuads
-    for (int64_t quad = threadIdx.x; quad < quads; quad += blockDim.x) {
-      sum = add_squares(widen(eps(b * l.size + 4 * quad, l.size - 4 * quad)), sum);
+    for (uint32_t quad = threadIdx.x; quad < quads; quad += blockDim.x) {
+      sum =
+          add_squares(widen(eps(b * l.size + 4 * int64_t{quad}, l.size - 4 * int64_t{quad})), sum);
     }
 
     const double total = block_sum(static_cast<double>(sum));
@@ -206,7 +207,7 @@ __device__ __forceinline__ void langevin_samples(const Langevin<T>& l, const Eps
     __syncthreads();  // the next write to scales is behind the barriers of the next block_sum
 
 #pragma unroll 1
-    for (int64_t quad = threadIdx.x; quad < quads; quad += blockDim.x) {
+    for (uint32_t quad = threadIdx.x; quad < quads; quad += blockDim.x) {
       langevin_quad<kAligned>(l, b, quad, scales);
     }
   }
