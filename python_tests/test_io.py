@@ -1,5 +1,6 @@
 """Priors on disk: what is saved comes back, and what is no prior is told apart."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import sda_fast
-from sda_fast import Centre, Junction, MCScoreNet, load_prior, sample, save_prior
+from sda_fast import (
+    Centre,
+    Junction,
+    MCScoreNet,
+    NoisyLorenz63,
+    Standardisation,
+    load_prior,
+    sample,
+    save_prior,
+)
 from sda_fast.io import FORMAT, atomic_write, build_network, read_record
 
 NETWORK = {
@@ -161,22 +171,70 @@ def test_atomic_write(tmp_path: Path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "reader"]
 
 
-def test_interrupted_write(path: Path, monkeypatch: pytest.MonkeyPatch, network: MCScoreNet):
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
+def test_interrupted_write(
+    path: Path, monkeypatch: pytest.MonkeyPatch, network: MCScoreNet, error: BaseException
+):
     """The file that was there stays, and nothing else is left."""
     before = path.read_bytes()
 
-    def interrupted(self: Path, content: bytes) -> None:
-        with self.open("wb") as file:
-            file.write(content[: len(content) // 2])
-        raise KeyboardInterrupt
+    def interrupted(_: int) -> None:
+        raise error
 
-    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    monkeypatch.setattr("os.fsync", interrupted)
     for p in network.parameters():
         p.data.zero_()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(error)) as raised:
         save_prior(path, network, record())
+    if isinstance(error, OSError):
+        assert f"{path} could not be written (No space left on device, " in str(raised.value)
+        assert str(raised.value).endswith("what was there before is kept")
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_half_precision(tmp_path: Path, network: MCScoreNet):
+    """Parameters are rounded to float16 and loaded in float32; what is no parameter is exact."""
+    save_prior(tmp_path / "half", network, record(), half=True)
+    stored = load_file(tmp_path / "half")
+    loaded = load_prior(tmp_path / "half").eps.state_dict()
+    for name, value in network.state_dict().items():
+        parameter = not name.endswith("freqs")
+        assert stored[name].dtype == (torch.float16 if parameter else torch.float32)
+        assert torch.equal(loaded[name], value.half().float() if parameter else value)
+
+    network.kernel.network[0].weight.data[0, 0] = 1e5
+    with pytest.raises(ValueError, match=r"kernel\.network\.0\.weight must be less than 65504"):
+        save_prior(tmp_path / "half", network, record(), half=True)
+    assert load_file(tmp_path / "half").keys() == stored.keys()
+
+
+def test_composition_of_the_record(tmp_path: Path):
+    """Is the one by default."""
+    aware = build_network(NETWORK | {"length_aware": True})
+    save_prior(tmp_path / "p", aware, record(length_aware=True) | {"composition": "junction"})
+    assert load_prior(tmp_path / "p").eps.composition == "junction"
+    assert load_prior(tmp_path / "p", composition="centre").eps.composition == "centre"
+
+
+def test_standardisation(path: Path, tmp_path: Path, network: MCScoreNet):
+    content = record() | {"mean": [1.0, 2.0, 3.0], "std": [2.0, 2.0, 4.0]}
+    save_prior(tmp_path / "p", network, content)
+    scale = Standardisation.load(tmp_path / "p")
+    x = torch.tensor([[3.0, 2.0, -1.0]], dtype=torch.float64)
+    assert scale.preprocess(x).tolist() == [[1, 0, -1]]
+    assert torch.equal(scale.postprocess(scale.preprocess(x)), x)
+
+    fields = Standardisation(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]), dims=3)
+    x = torch.ones(4, 2, 5, 5)
+    expected = torch.tensor([2.0, 5.0]).reshape(2, 1, 1).expand(4, 2, 5, 5)
+    assert torch.equal(fields.postprocess(x), expected)
+
+    shipped, x = Standardisation.load("lorenz63"), torch.randn(4, 3)
+    torch.testing.assert_close(shipped.preprocess(x), NoisyLorenz63.preprocess(x))
+    torch.testing.assert_close(shipped.postprocess(x), NoisyLorenz63.postprocess(x))
+    with pytest.raises(ValueError, match="does not say how its states are standardised"):
+        Standardisation.load(path)
 
 
 def test_build_network():

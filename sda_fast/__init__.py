@@ -6,6 +6,7 @@ __all__ = [
     "DPSGaussianScore",
     "DampedSpring",
     "DiscreteODE",
+    "ForcedScoreUNet",
     "GaussianScore",
     "Guidance",
     "Junction",
@@ -24,6 +25,7 @@ __all__ = [
     "ScoreNet",
     "ScoreUNet",
     "Spectrum",
+    "Standardisation",
     "SubSubVPSDE",
     "SubVPSDE",
     "TimeEmbedding",
@@ -52,7 +54,8 @@ from .guidance import (
     MMPSGaussianScore,
     Spectrum,
 )
-from .io import load_prior, save_prior
+from .io import Standardisation, load_prior, save_prior
+from .kernels import ForcedScoreUNet
 from .nn import ACTIVATIONS, ResMLP, TimeEmbedding, UNet
 from .sampler import explain, sample
 from .schedule import VPSDE, SubSubVPSDE, SubVPSDE

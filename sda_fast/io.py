@@ -1,9 +1,17 @@
 """Priors on disk: one safetensors file with the weights, and how to rebuild the network, in it."""
 
-__all__ = ["PRIORS", "build_network", "load_prior", "read_record", "save_prior"]
+__all__ = [
+    "PRIORS",
+    "Standardisation",
+    "build_network",
+    "load_prior",
+    "read_record",
+    "save_prior",
+]
 
 import json
 import os
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,13 +19,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from . import schedule
 from .composition import Composition, Plan
+from .kernels import ForcedScoreUNet, VelocityKernel, kolmogorov_forcing
 from .nn import ACTIVATIONS
 from .schedule import VPSDE
 from .score import MCScoreNet
+from .systems import CATALOGUE
 
 FORMAT = "sda_fast prior 1"
 
@@ -29,29 +39,117 @@ PRIORS = {
 
 
 def atomic_write(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file as a whole or not at all."""
+    """Writes a file as a whole or not at all.
+
+    Raises:
+        OSError: It could not be written. What was there before is kept.
+    """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # the name must not reach the disk before what it names
         os.replace(part, path)
+    except OSError as error:
+        kept = ": what was there before is kept" if path.exists() else ""
+        raise OSError(
+            f"{path} could not be written ({os.strerror(error.errno or 0)}, "
+            f"{len(content) / 1e6:.1f} MB){kept}"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 
 
 def build_network(config: dict[str, Any]) -> MCScoreNet:
     """Builds a network from the keyword arguments of :class:`sda_fast.MCScoreNet`, with the
-    activation by name."""
+    activation by name.
+
+    With "forcing", the arguments of :func:`sda_fast.kernels.kolmogorov_forcing`, its kernel is a
+    :class:`sda_fast.ForcedScoreUNet`; with "velocity", the schedule that
+    :class:`sda_fast.kernels.VelocityKernel` takes, it is one of those.
+
+    Raises:
+        ValueError: There is no such activation.
+    """
     config = dict(config)
+    forcing, velocity = config.pop("forcing", None), config.pop("velocity", None)
     name = config.get("activation", "ReLU")
 
     if name not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    config["activation"] = ACTIVATIONS[name]
 
-    return MCScoreNet(**config | {"activation": ACTIVATIONS[name]})
+    network = MCScoreNet(**config)
+    if forcing is not None:
+        context = network.context + (network.window if network.length_aware else 0)
+        others = ("features", "context", "order", "length_aware", "composition")
+        network.kernel = ForcedScoreUNet(
+            network.features * network.window,
+            context,
+            forcing=kolmogorov_forcing(**forcing),
+            **{key: value for key, value in config.items() if key not in others},
+        )
+    if velocity is not None:
+        network.kernel = VelocityKernel(network.kernel, **velocity)  # type: ignore[assignment]
+
+    return network
 
 
-def save_prior(path: str | os.PathLike[str], network: nn.Module, record: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Standardisation:
+    """How physical states are mapped to those that a network sees, (x - mean) / std by channel.
+
+    Arguments:
+        mean: The mean of each channel, with shape (C).
+        std: The standard deviation of each channel, with shape (C).
+        dims: The number of dimensions of a state (C, *).
+    """
+
+    mean: Tensor
+    std: Tensor
+    dims: int = 1
+
+    @classmethod
+    def load(cls, name: str | os.PathLike[str]) -> "Standardisation":
+        """Reads the standardisation of a prior, a file or one of :data:`PRIORS`.
+
+        Raises:
+            FileNotFoundError: There is no such prior.
+            ValueError: The file is not a prior, or does not say.
+        """
+        record = read_record(name)
+        state = record["shape"][1:]
+        if "mean" in record:
+            return cls(torch.tensor(record["mean"]), torch.tensor(record["std"]), len(state))
+        if record.get("system") not in CATALOGUE:
+            raise ValueError(f"{name} does not say how its states are standardised")
+
+        chain = CATALOGUE[record["system"]].system
+        zero = torch.zeros(state)
+        mean = chain.postprocess(zero)
+        return cls(mean, chain.postprocess(zero + 1) - mean, len(state))
+
+    def _channels(self, value: Tensor, x: Tensor) -> Tensor:
+        return value.to(x).reshape(-1, *(1,) * (self.dims - 1))
+
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Standardises physical states (*, *state)."""
+        return (x - self._channels(self.mean, x)) / self._channels(self.std, x)
+
+    def postprocess(self, x: Tensor) -> Tensor:
+        """Maps standardised states (*, *state) to physical ones."""
+        return self._channels(self.mean, x) + self._channels(self.std, x) * x
+
+
+def save_prior(
+    path: str | os.PathLike[str],
+    network: nn.Module,
+    record: dict[str, Any],
+    *,
+    half: bool = False,
+) -> None:
     """Saves a prior.
 
     Arguments:
@@ -59,12 +157,24 @@ def save_prior(path: str | os.PathLike[str], network: nn.Module, record: dict[st
         network: The network, whose weights are saved in float32.
         record: What :func:`load_prior` needs, and whatever else should be remembered: "network",
             the arguments of :func:`build_network`; "schedule", the class and the arguments of the
-            noise process; "shape", the event shape of a trajectory of default length.
+            noise process; "shape", the event shape of a trajectory of default length; and
+            optionally "composition", the rule by default, and "mean" and "std", of each channel.
+        half: Whether parameters are saved in float16, half the size.
+
+    Raises:
+        ValueError: A parameter is too large for float16.
+        OSError: The file could not be written. What was there before is kept.
     """
+    parameters = {name for name, _ in network.named_parameters()} if half else set()
     weights = {
-        name: value.detach().to("cpu", torch.float32).contiguous()
+        name: value.detach()
+        .to("cpu", torch.float16 if name in parameters else torch.float32)
+        .contiguous()
         for name, value in network.state_dict().items()
     }
+    for name in parameters:
+        if not bool(torch.isfinite(weights[name]).all()):
+            raise ValueError(f"{name} must be less than 65504 for half precision")
     metadata = {"format": FORMAT, "record": json.dumps(record)}
     atomic_write(path, save(weights, metadata))
 
@@ -107,7 +217,7 @@ def load_prior(
     name: str | os.PathLike[str],
     *,
     length: int | None = None,
-    composition: str | Composition | Plan = "centre",
+    composition: str | Composition | Plan | None = None,
     device: str | torch.device = "cpu",
 ) -> VPSDE:
     """Loads a prior, ready to be sampled or guided.
@@ -115,7 +225,8 @@ def load_prior(
     Arguments:
         name: A file, or one of :data:`PRIORS`.
         length: The length L of the trajectories. By default the one that the prior was saved with.
-        composition: How the scores of windows are composed, see :mod:`sda_fast.composition`.
+        composition: How the scores of windows are composed, see :mod:`sda_fast.composition`. By
+            default as the prior was saved, or by the centre rule.
         device: Where to put it.
 
     Returns:
@@ -129,7 +240,9 @@ def load_prior(
     with torch.random.fork_rng(devices=[]):  # initial weights are no reason to change what follows
         network = build_network(record["network"])
     network.load_state_dict(load_file(locate(name)))
-    network.composition = composition
+    network.composition = (
+        record.get("composition", "centre") if composition is None else composition
+    )
     network.eval().requires_grad_(False)
 
     default, *state = record["shape"]
