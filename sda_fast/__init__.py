@@ -34,6 +34,7 @@ __all__ = [
     "VPSDE",
     "__version__",
     "explain",
+    "from_reference_state",
     "likelihood",
     "load_prior",
     "observation",
@@ -57,6 +58,7 @@ from .guidance import (
 from .io import Standardisation, load_prior, save_prior
 from .kernels import ForcedScoreUNet
 from .nn import ACTIVATIONS, ResMLP, TimeEmbedding, UNet
+from .reference_state import from_reference_state
 from .sampler import explain, sample
 from .schedule import VPSDE, SubSubVPSDE, SubVPSDE
 from .score import MCScoreNet, MCScoreWrapper, ScoreNet, ScoreUNet
