@@ -1,7 +1,11 @@
 """Training: the loss falls, and an interrupted run goes on as if it had not been."""
 
-import io
+import csv
+import errno
+import json
 import math
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +14,12 @@ from typing import Any
 import oracles
 import pytest
 import torch
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
-from sda_fast import VPSDE, MCScoreNet, load_prior, training
+from sda_fast import VPSDE, MCScoreNet, load_prior
 from sda_fast.io import read_record
-from sda_fast.training import LEVELS, Config, denoising_error, train
+from sda_fast.training import LEVELS, Config, checkpoint, denoising_error, loop, source, train
 
 TINY = Config(
     order=1,
@@ -41,7 +46,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Makes the run stop in the middle of an iteration: as many windows have been drawn."""
     count = 0
-    draw = training.draw_windows
+    draw = source.draw_windows
 
     def counted(data: Tensor, batch: int, *args: Any, **kwargs: Any) -> Tensor:
         nonlocal count
@@ -51,7 +56,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
                 raise KeyboardInterrupt
         return draw(data, batch, *args, **kwargs)
 
-    monkeypatch.setattr(training, "draw_windows", counted)
+    monkeypatch.setattr(source, "draw_windows", counted)
 
 
 def test_loss_falls(tmp_path: Path):
@@ -88,12 +93,16 @@ def test_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, awa
         interrupt(patch, after)
         with pytest.raises(KeyboardInterrupt):
             run(config, out, every=10)
-    checkpoint = out.with_name("prior.checkpoint")
     assert not out.exists()
-    assert torch.load(checkpoint)["iteration"] == after // 10 * 10
+    header = checkpoint.read_header(out.with_name("prior.checkpoint"))
+    assert header["iteration"] == after // 10 * 10
 
     assert same(run(config, out, every=10, resume=True), expected)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["prior", "whole"]
+    kept = {p.name.replace("whole", "prior") for p in tmp_path.iterdir()} - {"prior.tensorboard"}
+    assert kept == {"prior", "prior.best.safetensors", "prior.config.json", "prior.metrics.csv"}
+    whole = load_prior(tmp_path / "whole.best.safetensors", length=9).eps.state_dict()
+    best = load_prior(tmp_path / "prior.best.safetensors", length=9).eps.state_dict()
+    assert same(best, whole)
 
 
 def test_without_resume_a_checkpoint_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -109,20 +118,36 @@ def test_resume_without_a_checkpoint(tmp_path: Path):
     assert same(run(TINY, tmp_path / "a", resume=True), run(TINY, tmp_path / "b"))
 
 
-def saved(content: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize(
     "content",
-    [b"", b"garbage", saved({"x": torch.zeros(2)}), saved({"config": {"width": 8}})[:-50]],
+    [
+        b"",
+        b"garbage",
+        save({"x": torch.zeros(2)}),
+        save({"x": torch.zeros(2)}, {"format": checkpoint.FORMAT})[:-4],
+    ],
     ids=["empty", "garbage", "other", "truncated"],
 )
 def test_bad_checkpoint(tmp_path: Path, content: bytes):
     (tmp_path / "prior.checkpoint").write_bytes(content)
     with pytest.raises(ValueError, match=r"prior\.checkpoint is not a checkpoint of this program"):
+        run(TINY, tmp_path / "prior", resume=True)
+    assert (tmp_path / "prior.checkpoint").read_bytes() == content
+
+
+def test_checkpoint_of_another_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What the configuration says and what the tensors are may differ only in a damaged file."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, 15)
+        with pytest.raises(KeyboardInterrupt):
+            run(TINY, tmp_path / "prior", every=10)
+    path = tmp_path / "prior.checkpoint"
+    with checkpoint.safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    tensors["network.kernel.network.0.weight"] = torch.zeros(2, 2)
+    save_file(tensors, path, metadata)
+    with pytest.raises(ValueError, match=r"is of another architecture: .*size mismatch"):
         run(TINY, tmp_path / "prior", resume=True)
 
 
@@ -148,8 +173,10 @@ def test_record(tmp_path: Path):
     assert kept["validation"]["levels"] == list(LEVELS)
     assert kept["validation"]["denoising_error"].keys() == {"1", "3"}
     assert kept["training"]["iterations"] == 30
-    again = {k: v for k, v in kept["training"].items() if k != "seconds"}
-    assert Config(**again | {"lengths": tuple(again["lengths"])}) == config
+    again = {k: v for k, v in kept["training"].items() if k not in ("seconds", "iteration")}
+    assert Config.of(again) == config
+    assert Config.of(json.loads((tmp_path / "prior.config.json").read_text())) == config
+    assert (kept["mean"], kept["std"]) == ([0, 0, 25], pytest.approx([8, 9, 8.6]))
     assert record["network"] == kept["network"]
 
     sde = load_prior(out, length=9, composition="junction")
@@ -162,7 +189,7 @@ def test_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float):
     d_i = min(ema, i / (i + 10)) grows to `ema`; the learning rate falls linearly to zero."""
     seen: list[dict[str, Tensor]] = []
     rates: list[float] = []
-    iterate = training._iterate
+    iterate = loop._iterate
 
     def weights(state: Any) -> dict[str, Tensor]:
         return {k: v.detach().clone() for k, v in state.network.named_parameters()}
@@ -174,7 +201,7 @@ def test_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float):
             rates.append(state.optimizer.param_groups[0]["lr"])
             yield loss
 
-    monkeypatch.setattr(training, "_iterate", watched)
+    monkeypatch.setattr(loop, "_iterate", watched)
     result = run(replace(TINY, ema=ema), tmp_path / "prior")
 
     average = seen[0]
@@ -192,7 +219,7 @@ def test_what_is_learnt_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Windows of the lengths asked for, equally often, zero beyond them, at times that cover
     [0, 1] evenly."""
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
-    squared_error = training._squared_error
+    squared_error = loop.squared_error
 
     def watched(network: MCScoreNet, *args: Any) -> Tensor:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -204,7 +231,7 @@ def test_what_is_learnt_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         handle.remove()
         return loss
 
-    monkeypatch.setattr(training, "_squared_error", watched)
+    monkeypatch.setattr(loop, "squared_error", watched)
     config = replace(TINY, batch_size=64, length_aware=True, lengths=(3, 1, 3, 2))
     train(config, tmp_path / "prior", progress=False)
 
@@ -225,6 +252,149 @@ def test_diverging_run(tmp_path: Path):
     with pytest.raises(RuntimeError, match=r"loss is not finite at iteration 10: lower learning"):
         run(replace(TINY, learning_rate=1e30), tmp_path / "prior", every=10)
     assert not (tmp_path / "prior").exists()
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_diverging_run_keeps_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumes: bool
+):
+    """It is of the last iterations whose loss and weights were finite."""
+    train(TINY, tmp_path / "whole", progress=False, every=10)
+    iterate = loop._iterate
+
+    def diverging(state: Any, *args: Any) -> Iterator[Tensor]:
+        for loss in iterate(state, *args):
+            if state.iteration == 14:
+                next(state.network.parameters()).data[0] = math.nan
+            yield loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_iterate", diverging)
+        with pytest.raises(RuntimeError, match="not finite at iteration 20"):
+            run(TINY, tmp_path / "prior", every=10)
+    assert checkpoint.read_header(tmp_path / "prior.checkpoint")["iteration"] == 10
+    if resumes:
+        whole = load_prior(tmp_path / "whole", length=9).eps.state_dict()
+        assert same(run(TINY, tmp_path / "prior", every=10, resume=True), whole)
+
+
+def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where the loss, which is of before the step, still is."""
+    iterate = loop._iterate
+
+    def diverging(state: Any, *args: Any) -> Iterator[Tensor]:
+        for loss in iterate(state, *args):
+            if state.iteration == 20:
+                next(state.network.parameters()).data[0] = math.inf
+            yield loss
+
+    monkeypatch.setattr(loop, "_iterate", diverging)
+    with pytest.raises(RuntimeError, match="the weights are not finite at iteration 20"):
+        run(TINY, tmp_path / "prior", every=10)
+    assert checkpoint.read_header(tmp_path / "prior.checkpoint")["iteration"] == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("prior.checkpoint", 20), ("prior", 30), ("prior.metrics.csv", 20)]
+)
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kept: int):
+    """Whichever file finds no room, the run goes on from the checkpoint before."""
+    whole = run(TINY, tmp_path / "whole", every=10)
+    out = tmp_path / "prior"
+    fsync, seen = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        written = os.readlink(f"/proc/self/fd/{descriptor}")
+        if Path(written).name == f".{name}.{os.getpid()}.part":
+            seen.append(written)
+            if name == "prior" or len(seen) == 3:
+                raise OSError(errno.ENOSPC, "no space")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match=rf"{name} could not be written \(No space left"):
+            run(TINY, out, every=10)
+    assert checkpoint.read_header(tmp_path / "prior.checkpoint")["iteration"] == kept
+    assert not list(tmp_path.glob(".*"))
+    assert same(run(TINY, out, every=10, resume=True), whole)
+
+
+def test_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A row for each validation; a resumed run forgets those that it makes again."""
+
+    def rows(name: str) -> list[dict[str, str]]:
+        with (tmp_path / name).open(newline="") as file:
+            table = list(csv.DictReader(file))
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in table]
+
+    run(TINY, tmp_path / "whole", every=5, checkpoint_every=10)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 17)
+        with pytest.raises(KeyboardInterrupt):
+            run(TINY, tmp_path / "prior", every=5, checkpoint_every=10)
+    assert [int(row["iteration"]) for row in rows("prior.metrics.csv")] == [5, 10, 15]
+    run(TINY, tmp_path / "prior", every=5, checkpoint_every=10, resume=True)
+
+    assert rows("prior.metrics.csv") == rows("whole.metrics.csv")
+    (*_, last) = rows("whole.metrics.csv")
+    record = read_record(tmp_path / "whole")
+    (errors,) = record["validation"]["denoising_error"].values()
+    assert [float(last[f"valid at {t}"]) for t in LEVELS] == errors
+    best = min(float(row["valid"]) for row in rows("whole.metrics.csv"))
+    (errors,) = read_record(tmp_path / "whole.best.safetensors")["validation"][
+        "denoising_error"
+    ].values()
+    assert sum(errors) / len(errors) == pytest.approx(best, rel=1e-12)
+
+
+def test_tensorboard(tmp_path: Path):
+    pytest.importorskip("tensorboard")
+    run(TINY, tmp_path / "prior", every=10)
+    assert list((tmp_path / "prior.tensorboard").iterdir())
+
+
+def test_resume_of_a_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Stopped after the last step, before the prior was written."""
+    whole = run(TINY, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_prior", lambda *_, **__: sys.exit())
+        with pytest.raises(SystemExit):
+            run(TINY, tmp_path / "prior")
+    assert same(run(TINY, tmp_path / "prior", resume=True), whole)
+
+
+@pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant"])
+def test_learning_rate(scheduler: str):
+    """Warmed up linearly, then (1 - s), (1 + cos pi s) / 2 or 1 of its greatest value, where s is
+    the share of the steps that are made."""
+    config = Config(iterations=110, warmup=10, scheduler=scheduler, learning_rate=2.0)
+    rates = [loop.learning_rate(config, i) for i in range(110)]
+    assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    fall = {
+        "linear": [2 * (1 - s / 100) for s in range(100)],
+        "cosine": [1 + math.cos(math.pi * s / 100) for s in range(100)],
+        "constant": [2.0] * 100,
+    }
+    assert rates[10:] == pytest.approx(fall[scheduler])
+
+
+def test_clipping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """No step sees a gradient of a greater norm."""
+    norms: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def watched(self: Any, *args: Any) -> None:
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
+        step(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    run(TINY, tmp_path / "free")
+    assert max(norms) > 0.1
+    norms.clear()
+    run(replace(TINY, clip=0.1), tmp_path / "clipped")
+    assert max(norms) <= 0.1 * (1 + 1e-5)
 
 
 def test_missing_directory(tmp_path: Path):
@@ -266,45 +436,3 @@ def test_denoising_error(length: int | None):
     for t, error in zip((0.1, 0.5), errors, strict=True):
         mu, sigma = oracles.levels("VPSDE", "cos", t)
         assert error == pytest.approx((mu / sigma) ** 2 / 4, rel=0.05)
-
-
-# The configuration
-
-
-def test_defaults_are_the_papers():
-    config = Config()
-    assert (config.window, config.width, config.depth, config.embedding) == (5, 256, 5, 32)
-    assert (config.batch_size, config.learning_rate, config.weight_decay) == (64, 1e-3, 1e-3)
-    assert (config.trajectories, config.states, config.activation) == (1024, 1024, "SiLU")
-    network = training.build_network(config.network)
-    assert tuple(network.kernel.network[0].weight.shape) == (256, 15 + 32)
-    assert sum(isinstance(m, nn.Linear) for m in network.kernel.network) == 2
-
-
-def test_mixture_of_lengths():
-    """By default the full window as often as all shorter ones together."""
-    assert Config(order=2).mixture == (5,)
-    assert Config(order=2, length_aware=True).mixture == (1, 2, 3, 4, 5, 5, 5, 5)
-    assert Config(order=2, length_aware=True, lengths=(5, 3)).mixture == (5, 3)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"system": "lorenz64"}, "system must be one of lorenz63, got 'lorenz64'"),
-        ({"order": 0}, "order must be positive, got 0"),
-        ({"width": -1}, "width must be positive, got -1"),
-        ({"iterations": 0}, "iterations must be positive, got 0"),
-        ({"learning_rate": math.nan}, "learning_rate must be positive, got nan"),
-        ({"ema": 1.0}, r"ema must be at least 0 and less than 1, got 1\.0"),
-        ({"trajectories": 9}, "trajectories must be at least 10, got 9"),
-        ({"states": 4}, "states must be at least 5, got 4"),
-        ({"lengths": (5,)}, "lengths are only for a length_aware network"),
-        ({"length_aware": True, "lengths": (6,)}, r"between 1 and 5, got \(6,\)"),
-        ({"length_aware": True, "lengths": (0, 5)}, r"between 1 and 5, got \(0, 5\)"),
-    ],
-    ids=str,
-)
-def test_bad_configuration(arguments: dict[str, Any], message: str):
-    with pytest.raises(ValueError, match=message):
-        Config(**arguments)

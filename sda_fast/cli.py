@@ -5,9 +5,11 @@ __all__ = ["main"]
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, get_type_hints
 
 EXPECTED = (ValueError, TypeError, FileNotFoundError, ImportError, RuntimeError, OSError)
 
@@ -15,7 +17,6 @@ EXPECTED = (ValueError, TypeError, FileNotFoundError, ImportError, RuntimeError,
 def _parser() -> argparse.ArgumentParser:
     """Describes the commands. Their modules are imported only when they run."""
     from .io import PRIORS
-    from .training import SYSTEMS, Config
 
     parser = argparse.ArgumentParser(
         prog="python -m sda_fast", description="Fast score-based data assimilation."
@@ -33,33 +34,74 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--backend", choices=("auto", "native", "reference"), default="auto")
 
-    train = commands.add_parser(
-        "train",
-        help="simulate a system and train a prior on it",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    train.add_argument("system", choices=tuple(SYSTEMS))
-    train.add_argument("--out", default=argparse.SUPPRESS, help="safetensors file to write")
-    train.add_argument("--resume", action="store_true", help="go on from the checkpoint")
-    train.add_argument("--every", type=int, default=2000, help="iterations between checkpoints")
-    train.add_argument("--threads", type=int, help="threads to compute with")
-
-    for field in fields(Config):
-        flag = "--" + field.name.replace("_", "-")
-        if field.name == "system" or field.default is MISSING:
-            continue
-        if field.name == "lengths":
-            train.add_argument(
-                flag, type=int, nargs="+", default=(), help="window lengths to draw from"
-            )
-        elif isinstance(field.default, bool):
-            train.add_argument(flag, action="store_true", help=" ")
-        else:
-            train.add_argument(flag, type=type(field.default), default=field.default, help=" ")
-
+    _add_train(commands)
     _add_simulate(commands)
 
     return parser
+
+
+def _target(word: str) -> str:
+    """Says what is trained on: a system's name, a configuration's file or a data set's."""
+    from .systems import CATALOGUE
+
+    if word in CATALOGUE or Path(word).suffix in (".toml", ".json", ".h5", ".hdf5"):
+        return word
+    raise argparse.ArgumentTypeError(
+        f"must be one of {', '.join(CATALOGUE)}, or a .toml, .json or .h5 file, got {word!r}"
+    )
+
+
+def _setting(word: str) -> tuple[str, Any]:
+    """Reads NAME=VALUE."""
+    name, _, value = word.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be NAME=NUMBER, got {word!r}") from error
+
+
+def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describes `train`, whose options are those of a configuration."""
+    from .training import Config
+
+    train = commands.add_parser(
+        "train",
+        help="train a prior on a system or a data set",
+        description="Trains a prior on a simulated system, or on a data set (HDF5). An option "
+        "given here overrides that of a configuration file (TOML or JSON).",
+    )
+    train.add_argument("target", type=_target, help="a system, a configuration or a data set")
+    train.add_argument("--out", help="safetensors file to write (default: by the target)")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    train.add_argument("--every", type=int, default=2000, help="iterations between validations")
+    train.add_argument(
+        "--checkpoint-every", type=int, help="iterations between checkpoints (default: --every)"
+    )
+    train.add_argument("--half", action="store_true", help="save parameters in half precision")
+    train.add_argument("--device", help="where to compute (default: a GPU if there is one)")
+    train.add_argument("--threads", type=int, help="threads to compute with")
+    train.add_argument("--workers", type=int, default=0, help="processes that read a data set")
+    train.add_argument("--no-figure", action="store_true", help="draw no samples at the end")
+
+    texts = re.findall(r"^        (\w+): (.+(?:\n {12}.+)*)", Config.__doc__ or "", re.MULTILINE)
+    kinds = get_type_hints(Config)
+    for name, text in texts:
+        if name not in kinds:  # an error
+            continue
+        kind, default = kinds[name], getattr(Config, name, None)
+        text = " ".join(text.split())
+        if default not in (None, "", ()):
+            text += f" (default: {default})"
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif kind == tuple[int, ...]:
+            options |= {"type": int, "nargs": "+"}
+        elif kind == dict[str, Any]:
+            options |= {"type": _setting, "nargs": "+", "metavar": "NAME=NUMBER"}
+        else:
+            options["type"] = kind
+        train.add_argument(_flag(name), **options)
 
 
 def _add_simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -138,18 +180,48 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     import torch
 
-    from .training import Config, train
+    from .training import Config, draw_samples, read_config, train
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
 
-    values = {field.name: getattr(arguments, field.name) for field in fields(Config)}
-    config = Config(**values | {"lengths": tuple(arguments.lengths)})
-    out = getattr(arguments, "out", f"{config.system}.safetensors")
-    record = train(config, out, resume=arguments.resume, every=arguments.every)
+    target, given = arguments.target, vars(arguments)
+    kind = Path(target).suffix
+    options: dict[str, Any] = {}
+    if kind in (".toml", ".json"):
+        options = read_config(target)
+    elif kind:
+        options = {"data": target}
+    else:
+        options = {"system": target}
+    options |= {name: given[name] for name in get_type_hints(Config) if name in given}
+    if isinstance(options.get("parameters"), list):
+        options["parameters"] = dict(options["parameters"])
+
+    config = Config.of(options, target if kind in (".toml", ".json") else "the command line")
+    name = Path(target).name.removesuffix(".config.json").removesuffix(kind)
+    out = Path(arguments.out or f"{name}.safetensors")
+    record = train(
+        config,
+        out,
+        resume=arguments.resume,
+        every=arguments.every,
+        checkpoint_every=arguments.checkpoint_every,
+        half=arguments.half,
+        device=arguments.device,
+        workers=arguments.workers,
+    )
+    if not record:  # another process has written it
+        return
 
     print(f"wrote {out}")
     print(json.dumps(record["validation"], indent=1))
+    if not arguments.no_figure:
+        picture = out.with_name(out.name.removesuffix(".safetensors") + ".samples.png")
+        try:
+            draw_samples(out, picture)
+        except ImportError as error:  # the prior is there: a picture is not worth failing for
+            print(f"no picture of samples: {error}", file=sys.stderr)
 
 
 def _simulate(arguments: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..systems import MarkovChain
+from ..systems.flow import coarsen as coarsened
 
 
 def simulate(
@@ -14,6 +15,7 @@ def simulate(
     length: int,
     *,
     burn_in: int = 1024,
+    coarsen: int = 1,
     generator: Generator | None = None,
 ) -> Tensor:
     """Simulates standardised trajectories, all at once.
@@ -23,6 +25,7 @@ def simulate(
         trajectories: The number n of trajectories.
         length: The number L of states of each.
         burn_in: The number of transitions, before the first state, that forget the prior.
+        coarsen: The factor by which fields are coarsened after they are simulated.
         generator: The source of randomness.
 
     Returns:
@@ -33,15 +36,25 @@ def simulate(
     """
     x = chain.prior((trajectories,), generator=generator)
     x = chain.trajectory(x, burn_in, last=True, generator=generator)
-    x = chain.trajectory(x, length, generator=generator)
+    states: Tensor | None = None
 
-    if not bool(torch.isfinite(x).all()):
+    for i in range(length):
+        x = chain.transition(x, generator=generator)
+        shown = chain.visible(x)
+        shown = coarsened(shown, coarsen) if coarsen > 1 else shown
+        if states is None:
+            states = shown.new_empty(length, *shown.shape)
+        states[i] = shown
+
+    if states is None:
+        raise ValueError(f"length must be at least 1, got {length}")
+    if not bool(torch.isfinite(states).all()):
         raise RuntimeError(
             f"the simulation of {type(chain).__name__} is not finite: choose a smaller dt or more "
             "integration steps"
         )
 
-    return chain.preprocess(x).transpose(0, 1).contiguous()
+    return chain.preprocess(states).transpose(0, 1).contiguous()
 
 
 def draw_windows(
