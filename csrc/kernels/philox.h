@@ -5,6 +5,9 @@
 // key of two, into four random words.
 
 #include "config.h"
+#if defined(__SSE2__) && !defined(SDA_FAST_GPU)
+#include <immintrin.h>
+#endif
 
 namespace sda_fast {
 
@@ -28,6 +31,56 @@ SDA_FAST_FN Words philox(Words c, uint32_t key0, uint32_t key1) {
   }
   return c;
 }
+
+#ifndef SDA_FAST_GPU
+
+// The same for several counters at once, a word in the lower half of each lane; the upper halves
+// hold what is left of products, which the next ones do not look at.
+
+#if defined(__AVX512F__)
+constexpr int kPhiloxLanes = 8;
+#elif defined(__AVX2__)
+constexpr int kPhiloxLanes = 4;
+#else
+constexpr int kPhiloxLanes = 2;
+#endif
+
+typedef uint64_t PhiloxLanes __attribute__((vector_size(8 * kPhiloxLanes)));
+typedef uint32_t PhiloxWords __attribute__((vector_size(4 * kPhiloxLanes), aligned(4), may_alias));
+
+// The product of the lower halves: compilers make a longer one of all 64 bits. (With a mask, of
+// all, since GCC 12 warns of its own header without.)
+SDA_FAST_FN PhiloxLanes philox_product(PhiloxLanes a, uint32_t factor) {
+  const PhiloxLanes b = PhiloxLanes{} + factor;
+#if defined(__AVX512F__)
+  return reinterpret_cast<PhiloxLanes>(
+      _mm512_maskz_mul_epu32(0xFF, reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<PhiloxLanes>(
+      _mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#elif defined(__SSE2__)
+  return reinterpret_cast<PhiloxLanes>(
+      _mm_mul_epu32(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+#else
+  return (a & 0xFFFFFFFFu) * b;
+#endif
+}
+
+SDA_FAST_FN void philox(PhiloxLanes (&c)[4], uint32_t key0, uint32_t key1) {
+  SDA_FAST_UNROLL_10
+  for (int round = 0; round < 10; ++round) {
+    const PhiloxLanes product0 = philox_product(c[0], 0xD2511F53u);
+    const PhiloxLanes product1 = philox_product(c[2], 0xCD9E8D57u);
+    c[0] = (product1 >> 32) ^ c[1] ^ key0;
+    c[1] = product1;
+    c[2] = (product0 >> 32) ^ c[3] ^ key1;
+    c[3] = product0;
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+}
+
+#endif
 
 }  // namespace sda_fast::SDA_FAST_VARIANT
 
@@ -56,5 +109,27 @@ SDA_FAST_FN Words noise_words(NoiseKey key, uint32_t sample, uint64_t quad) {
       {static_cast<uint32_t>(quad), sample, key.step, (key.correction & 0xFFFFu) | (high << 16)},
       key.key0, key.key1);
 }
+
+#ifndef SDA_FAST_GPU
+
+// Those of kCount neighbouring quads, word by word.
+template <int kCount>
+inline void noise_words(NoiseKey key, uint32_t sample, uint64_t quad,
+                        uint32_t (&words)[4][kCount]) {
+  static_assert(kCount % kPhiloxLanes == 0);
+  PhiloxLanes place;
+  for (int k = 0; k < kPhiloxLanes; ++k) place[k] = quad + static_cast<uint64_t>(k);
+  for (int i = 0; i < kCount; i += kPhiloxLanes) {
+    PhiloxLanes c[4] = {place, PhiloxLanes{} + sample, PhiloxLanes{} + key.step,
+                        (place >> 32 << 16) | (key.correction & 0xFFFFu)};
+    philox(c, key.key0, key.key1);
+    for (int w = 0; w < 4; ++w) {
+      *reinterpret_cast<PhiloxWords*>(words[w] + i) = __builtin_convertvector(c[w], PhiloxWords);
+    }
+    place += kPhiloxLanes;
+  }
+}
+
+#endif
 
 }  // namespace sda_fast::SDA_FAST_VARIANT

@@ -50,13 +50,7 @@ inline void normal_tile(NoiseKey key, uint32_t sample, int64_t first, T* z) {
   const uint64_t quad = static_cast<uint64_t>(first) / 4;
   uint32_t words[4][kTileQuads];
   T numbers[4][kTileQuads];
-  for (int i = 0; i < kTileQuads; ++i) {
-    const Words w = noise_words(key, sample, quad + i);
-    words[0][i] = w.w0;
-    words[1][i] = w.w1;
-    words[2][i] = w.w2;
-    words[3][i] = w.w3;
-  }
+  noise_words(key, sample, quad, words);
   for (int i = 0; i < kTileQuads; ++i) {
     normal_pair(words[0][i], words[1][i], numbers[0][i], numbers[1][i]);
   }
@@ -76,9 +70,16 @@ inline void philox_normal(const PhiloxNormal<T>& p, int64_t begin, int64_t end) 
     const int64_t b = item / tiles, first = item % tiles * kTile;
     const auto sample = static_cast<uint32_t>(p.first_sample + b);
     const int64_t n = p.size - first < kTile ? p.size - first : kTile;
+    T* out = p.out + b * p.size + first;
+    if constexpr (sizeof(T) == sizeof(Accumulate<T>)) {
+      if (n == kTile) {
+        normal_tile(p.key, sample, first, out);
+        continue;
+      }
+    }
     Accumulate<T> z[kTile];
     normal_tile(p.key, sample, first, z);
-    narrow(z, p.out + b * p.size + first, n);
+    narrow(z, out, n);
   }
 }
 
