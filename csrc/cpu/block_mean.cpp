@@ -2,6 +2,7 @@
 
 #include "../observe.h"
 #include "loops.h"
+#include "pages.h"
 #include "parallel.h"
 
 namespace sda_fast::cpu {
@@ -10,7 +11,7 @@ Tensor block_mean(const Tensor& x, const std::vector<int64_t>& block) {
   check_state("x", x, 0);
   const BlockSizes sizes("x", x, block, true);
   const Tensor states = torch::stable::contiguous(x);
-  const Tensor out = torch::stable::new_empty(x, sizes.means);
+  const Tensor out = in_huge_pages(torch::stable::new_empty(x, sizes.means));
   if (out.numel() == 0) return out;
 
   dispatch(x, [&]<typename T>(T) {
@@ -27,7 +28,7 @@ Tensor block_mean_adjoint(const Tensor& y, const std::vector<int64_t>& block) {
   check_state("y", y, 0);
   const BlockSizes sizes("y", y, block, false);
   const Tensor means = torch::stable::contiguous(y);
-  const Tensor out = torch::stable::new_empty(y, sizes.states);
+  const Tensor out = in_huge_pages(torch::stable::new_empty(y, sizes.states));
   if (out.numel() == 0) return out;
 
   dispatch(y, [&]<typename T>(T) {

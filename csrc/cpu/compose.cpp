@@ -1,6 +1,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "loops.h"
+#include "pages.h"
 #include "parallel.h"
 #include "plan.h"
 
@@ -15,8 +16,8 @@ Tensor compose(const Tensor& windows, const Tensor& start, const Tensor& weight,
   const Tensor weights = torch::stable::contiguous(weight);
   check_plan_values(starts, weights, length);
 
-  const Tensor out =
-      torch::stable::new_empty(windows, sizes({windows.size(0), length, channels}, windows, 3));
+  const Tensor out = in_huge_pages(
+      torch::stable::new_empty(windows, sizes({windows.size(0), length, channels}, windows, 3)));
   if (out.numel() == 0) return out;
 
   dispatch(windows, [&]<typename T>(T) {

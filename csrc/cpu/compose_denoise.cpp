@@ -4,6 +4,7 @@
 
 #include "../terms.h"
 #include "loops.h"
+#include "pages.h"
 #include "parallel.h"
 #include "plan.h"
 
@@ -22,8 +23,8 @@ std::tuple<Tensor, Tensor> compose_denoise(const Tensor& windows, const Tensor& 
   const Tensor weights = torch::stable::contiguous(weight);
   check_plan_values(starts, weights, length);
 
-  const Tensor eps = torch::stable::new_empty(x, x.sizes());
-  const Tensor out = torch::stable::new_empty(x, x.sizes());
+  const Tensor eps = in_huge_pages(torch::stable::new_empty(x, x.sizes()));
+  const Tensor out = in_huge_pages(torch::stable::new_empty(x, x.sizes()));
   const Terms terms = denoise_terms(torch::stable::contiguous(x), eps, mu, sigma);
   if (x.numel() == 0) return {eps, out};
 

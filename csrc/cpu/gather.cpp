@@ -1,6 +1,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "loops.h"
+#include "pages.h"
 #include "parallel.h"
 #include "plan.h"
 
@@ -15,8 +16,8 @@ Tensor gather(const Tensor& x, const Tensor& start, const Tensor& weight) {
   check_plan_values(starts, weights, x.size(1));
 
   const int64_t count = weight.size(0), window = weight.size(1);
-  const Tensor out =
-      torch::stable::new_empty(x, sizes({x.size(0), count, window * x.size(2)}, x, 3));
+  const Tensor out = in_huge_pages(
+      torch::stable::new_empty(x, sizes({x.size(0), count, window * x.size(2)}, x, 3)));
   if (out.numel() == 0) return out;
 
   dispatch(x, [&]<typename T>(T) {

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "../checks.h"
+#include "pages.h"
 
 namespace sda_fast::cpu {
 namespace {
@@ -35,7 +36,7 @@ Tensor langevin(const Tensor& x, const Tensor& eps, double sigma, double tau, in
   check_like("eps", eps, "x", x);
   const NoiseKey key = check_noise(x, seed, step, correction, first_sample);
   const Tensor states = torch::stable::contiguous(x);
-  const Tensor out = torch::stable::new_empty(x, x.sizes());
+  const Tensor out = in_huge_pages(torch::stable::new_empty(x, x.sizes()));
   run(states, torch::stable::contiguous(eps), sigma, tau, key, first_sample, out);
   return out;
 }

@@ -1,6 +1,7 @@
 #include "linear.h"
 
 #include "loops.h"
+#include "pages.h"
 #include "parallel.h"
 
 namespace sda_fast::cpu {
@@ -18,7 +19,7 @@ void run(const Terms& terms, const Tensor& out) {
 }  // namespace
 
 Tensor linear(const Terms& terms) {
-  const Tensor out = torch::stable::empty_like(terms.tensors[0]);
+  const Tensor out = in_huge_pages(torch::stable::empty_like(terms.tensors[0]));
   run(ordered_as(out, terms), out);
   return out;
 }

@@ -2,6 +2,7 @@
 
 #include "../observe.h"
 #include "loops.h"
+#include "pages.h"
 #include "parallel.h"
 
 namespace sda_fast::cpu {
@@ -9,7 +10,7 @@ namespace sda_fast::cpu {
 Tensor residual(const Tensor& y, const Tensor& prediction, const Tensor& std, const Tensor& gamma,
                 double ratio) {
   const ResidualOperands of(y, prediction, std, gamma);
-  const Tensor out = torch::stable::new_empty(prediction, prediction.sizes());
+  const Tensor out = in_huge_pages(torch::stable::new_empty(prediction, prediction.sizes()));
   if (out.numel() == 0) return out;
 
   dispatch(prediction, [&]<typename T>(T) {

@@ -2,6 +2,7 @@
 
 #include "../observe.h"
 #include "loops.h"
+#include "pages.h"
 #include "parallel.h"
 
 namespace sda_fast::cpu {
@@ -14,7 +15,7 @@ Tensor subsample(const Tensor& x, const Numbers& start, const Numbers& step, con
   const Numbers shape(x.sizes().begin() + leading, x.sizes().end());
   const Slices slices = slices_of(x, leading, shape, start, step, size);
   const Tensor states = torch::stable::contiguous(x);
-  const Tensor out = torch::stable::new_empty(x, leading_sizes(x, leading, size));
+  const Tensor out = in_huge_pages(torch::stable::new_empty(x, leading_sizes(x, leading, size)));
   if (out.numel() == 0) return out;
 
   dispatch(x, [&]<typename T>(T) {
@@ -34,7 +35,7 @@ Tensor subsample_adjoint(const Tensor& y, const Numbers& start, const Numbers& s
   const Numbers size(y.sizes().begin() + leading, y.sizes().end());
   const Slices slices = slices_of(y, leading, shape, start, step, size);
   const Tensor observed = torch::stable::contiguous(y);
-  const Tensor out = torch::stable::new_empty(y, leading_sizes(y, leading, shape));
+  const Tensor out = in_huge_pages(torch::stable::new_empty(y, leading_sizes(y, leading, shape)));
   if (out.numel() == 0) return out;
 
   dispatch(y, [&]<typename T>(T) {
