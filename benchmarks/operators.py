@@ -1,0 +1,255 @@
+"""Writes docs/operators.md: of every operator its error, its speed and the bandwidth it reaches.
+
+    python -m benchmarks.operators
+
+Rounds of the native operator, eager PyTorch and a copy take turns, on the same tensors; a ratio is
+the median of the rounds'. What one thread does is timed by the processor's time, which leaves out
+when others have it; what several do, by the clock. On a busy machine the least and the largest
+ratio lie far apart: repeat it.
+"""
+
+__all__ = ["Timing", "error", "main", "operators", "report", "time"]
+
+import argparse
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+from typing import NamedTuple
+
+import torch
+
+from sda_fast import _native, ops
+from sda_fast.io import atomic_write
+
+from .cases import CASES, DTYPES, Case
+
+PAGE = Path(__file__).parents[1] / "docs" / "operators.md"
+TEXT = Path(__file__).with_name("operators.md")
+ELSEWHERE = ("mlp_score", "mlp_score_vjp")  # measured by test_networks
+LEAST_ROUNDS, SECONDS, SMALL_CALLS = 3, 0.8, 200
+
+
+class Timing(NamedTuple):
+    """Seconds a call, round by round."""
+
+    native: list[float]
+    eager: list[float]
+    copy: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        return [e / n for n, e in zip(self.native, self.eager, strict=True)]
+
+    def rate(self, moved: int) -> float:
+        """Gigabytes a second."""
+        return moved / median(self.native) / 1e9
+
+    def of_copy(self, moved: int, copied: int) -> float:
+        return median(moved / n / (copied / c) for n, c in zip(self.native, self.copy, strict=True))
+
+
+def operators() -> set[str]:
+    """Returns the names in the native library's schemas."""
+    names = torch._C._dispatch_get_all_op_names()
+    return {name.removeprefix("sda_fast::") for name in names if name.startswith("sda_fast::")}
+
+
+# Measuring
+
+
+def error(case: Case, size: str, dtype: torch.dtype, device: str = "cpu") -> float:
+    """Returns the largest error against the reference in float64.
+
+    Of float32 and float64 it is relative to the largest number of the result. Of half types it is
+    in units in the last place, half of one if rounded correctly; of numbers below 1/256 of the root
+    mean square, which are differences of larger ones, in the units there.
+    """
+    args = case.arguments(size, dtype, device)
+    with ops.backend("native"):
+        results = case.results(case.native, *args)
+    errors = []
+    for result, exact in zip(results, case.exact(*args), strict=True):
+        difference = (result.double() - exact).abs()
+        if dtype.itemsize > 2:
+            unit = exact.abs().max()
+        else:
+            least = exact.square().mean().sqrt() / 256
+            _, exponent = torch.frexp(exact.abs().clamp(min=least))
+            unit = torch.finfo(dtype).eps / 2 * torch.exp2(exponent.double())
+        errors.append((difference / unit).max().item())
+    return max(errors)
+
+
+def time(
+    case: Case, size: str, dtype: torch.dtype, device: str = "cpu", seconds: float = SECONDS
+) -> tuple[Timing, int, int]:
+    """Times a case and a copy of 8.4 million float32, or as many as a smaller state has; returns
+    how many bytes each moves, too."""
+    args = case.arguments(size, dtype, device)
+    source = torch.zeros(case.arguments(size, torch.float32)[0].numel(), device=device)
+    target = torch.zeros_like(source)
+    calls = SMALL_CALLS if size == "small" else 1
+    timing = Timing([], [], [])
+
+    clock = process_time if device == "cpu" and torch.get_num_threads() == 1 else perf_counter
+
+    def run(call: Callable[[], object]) -> float:
+        began = clock()
+        for _ in range(calls):
+            call()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return (clock() - began) / calls
+
+    with ops.backend("native"):
+        sides = (
+            lambda: case.native(*args),
+            lambda: case.eager(*args),
+            lambda: target.copy_(source),
+        )
+        for side in sides:
+            run(side)
+        began = perf_counter()
+        while len(timing.native) < LEAST_ROUNDS or perf_counter() - began < seconds:
+            for rounds, side in zip(timing, sides, strict=True):
+                rounds.append(run(side))
+        moved = case.moved(*args)
+
+    return timing, moved, 2 * source.numel() * source.element_size()
+
+
+# Writing
+
+
+def facts(device: str, threads: Sequence[int]) -> str:
+    """Says what it was measured on."""
+    if device != "cpu":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = dict(
+            (part.strip() for part in line.split(":", 1))
+            for line in cpuinfo.read_text().split("\n\n")[0].splitlines()
+            if ":" in line
+        )
+        model = lines.get("model name", model)
+        if {"cpu family", "model"} <= lines.keys():
+            model += f" (family {lines['cpu family']}, model {lines['model']})"
+    counts = " and ".join(map(str, threads))
+    return f"{model}, {_native.info()['isa']} loops, torch {torch.__version__}, {counts} thread(s)"
+
+
+def row(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def head(*cells: object) -> list[str]:
+    return [row(*cells), "|---" * len(cells) + "|"]
+
+
+def short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def factor(ratios: Sequence[float]) -> str:
+    return f"{median(ratios):.1f} ({min(ratios):.1f}–{max(ratios):.1f})"
+
+
+def errors(size: str, device: str) -> Iterator[str]:
+    yield from head("", *map(short, DTYPES))
+    for case in CASES:
+        found = [error(case, size, dtype, device) for dtype in DTYPES]
+        wide = [f"{e:.0e}" if e else "0" for e in found[:2]]
+        yield row(case.title, *wide, *(f"{e:.2f} ulp" if e else "0" for e in found[2:]))
+
+
+def speeds(
+    size: str, device: str, threads: Sequence[int], seconds: float
+) -> tuple[list[str], list[str]]:
+    """Returns the rows of ratios and those of bandwidths."""
+    columns = [(dtype, threads[0]) for dtype in DTYPES]
+    columns += [(DTYPES[0], count) for count in threads[1:]]
+    names = [
+        short(dtype) if count == threads[0] else f"{short(dtype)}, {count} threads"
+        for dtype, count in columns
+    ]
+    wide = [
+        "" if count == threads[0] else f", {count} threads"
+        for dtype, count in columns
+        if dtype == DTYPES[0]
+    ]
+    ratios = head("", "eager PyTorch", *names)
+    rates = head("", *(f"{what}{count}" for count in wide for what in ("ms", "GB/s", "of a copy")))
+
+    for case in CASES:
+        ratio: list[str] = []
+        rate: list[str] = []
+        for dtype, count in columns:
+            torch.set_num_threads(count)
+            timing, moved, copied = time(case, size, dtype, device, seconds)
+            ratio.append(factor(timing.ratios))
+            if dtype == DTYPES[0]:
+                rate.append(f"{1e3 * median(timing.native):.1f}")
+                rate.append(f"{timing.rate(moved):.1f}")
+                rate.append(f"{timing.of_copy(moved, copied):.0%}")
+        ratios.append(row(case.title, f"`{case.formula}`", *ratio))
+        rates.append(row(case.title, *rate))
+
+    return ratios, rates
+
+
+def small(device: str, seconds: float) -> Iterator[str]:
+    yield from head("", "native, µs", "eager, µs", "ratio")
+    for case in CASES:
+        timing, _, _ = time(case, "small", torch.float32, device, seconds)
+        microseconds = (f"{1e6 * median(side):.1f}" for side in (timing.native, timing.eager))
+        yield row(case.title, *microseconds, factor(timing.ratios))
+
+
+@torch.no_grad()
+def report(
+    large: str = "large",
+    device: str = "cpu",
+    threads: Sequence[int] = (1, 2),
+    seconds: float = SECONDS,
+) -> str:
+    """Measures and returns the page."""
+    missing = operators() - {case.operator for case in CASES} - set(ELSEWHERE)
+    if missing:
+        raise ValueError(f"every operator must be among the cases, but {sorted(missing)} are not")
+
+    torch.manual_seed(0)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads[0])
+        tables = {"errors": "\n".join(errors("medium", device))}
+        tables["small"] = "\n".join(small(device, seconds / 4))
+        ratios, rates = speeds(large, device, threads, seconds)
+    finally:
+        torch.set_num_threads(before)
+    tables |= {"ratios": "\n".join(ratios), "rates": "\n".join(rates)}
+    return TEXT.read_text().format(facts=facts(device, threads), **tables)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Errors and speeds of the operators.")
+    parser.add_argument("--out", type=Path, default=PAGE, help="the page to write")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="all types at the first count"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="medium sizes and few rounds: to see that it runs"
+    )
+    arguments = parser.parse_args()
+
+    size, seconds = ("medium", 0.0) if arguments.quick else ("large", SECONDS)
+    page = report(size, arguments.device, arguments.threads, seconds)
+    atomic_write(arguments.out, page.encode())
+
+
+if __name__ == "__main__":
+    main()
