@@ -249,12 +249,13 @@ def spread(y: Tensor, block: list[int]) -> Tensor:
 
 def curl(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Any, ...]:
     A = Vorticity(shape[1:], 0.1)
-    return torch.randn(shape).to(dtype), A.row, A.column, A.value.to(dtype)
+    x = torch.randn(shape).to(dtype).flatten(0, 1)  # the matrix is that of one time
+    return x, A.row, A.column, A.value.to(dtype)
 
 
 def rolled(x: Tensor, *_: Any) -> Tensor:
-    u, v = x.unbind(dim=2)
-    return (v.roll(-1, 2) - v.roll(1, 2) - u.roll(-1, 3) + u.roll(1, 3)) / 0.2
+    u, v = x.unbind(dim=1)
+    return (v.roll(-1, 1) - v.roll(1, 1) - u.roll(-1, 2) + u.roll(1, 2)) / 0.2
 
 
 def observed(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Any, ...]:
