@@ -46,6 +46,21 @@ SDA_FAST_FN int64_t first_window(const int64_t* start, int64_t count, int64_t st
 
 #ifndef SDA_FAST_GPU
 
+// The one row that is state i, where it is made of one with weight +1 among windows [low, high), as
+// all are in a published plan: it need not be computed with. Else null.
+template <typename T>
+inline const T* only_row(const Compose<T>& c, int64_t b, int64_t i, int64_t low, int64_t high) {
+  const T* only = nullptr;
+  for (int64_t n = low; n < high; ++n) {
+    const int64_t j = i - c.start[n];
+    const int8_t weight = c.weight[n * c.window + j];
+    if (weight == 0) continue;
+    if (weight < 0 || only != nullptr) return nullptr;
+    only = c.windows + b * c.batch_stride + n * c.window_stride + j * c.row;
+  }
+  return only;
+}
+
 // Composes states [begin, end) of the batch * length there are. The range of windows moves along
 // with the state: it is searched for once per trajectory and call.
 template <typename T>
@@ -59,6 +74,16 @@ inline void compose(const Compose<T>& c, int64_t begin, int64_t end) {
     while (low < c.count && c.start[low] <= i - c.window) ++low;
     if (high < low) high = low;
     while (high < c.count && c.start[high] <= i) ++high;
+
+    if (const T* only = only_row(c, b, i, low, high)) {
+      T* out = c.out + item * c.row;
+      if (c.row >= 16) {
+        __builtin_memcpy(out, only, static_cast<uint64_t>(c.row) * sizeof(T));
+      } else {
+        for (int64_t e = 0; e < c.row; ++e) out[e] = only[e];
+      }
+      continue;
+    }
 
     for_runs<T>(c.row, [&](int64_t place, int64_t size) {
       Narrowed<T> sum(c.out + item * c.row + place);
