@@ -1,5 +1,7 @@
 """Runs that are interrupted: what they leave, and how they go on."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,15 +160,15 @@ def test_not_a_checkpoint(tmp_path: Path):
 
 def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What was saved before stays, and no part of a file is left."""
-    path, replace = tmp_path / "run", checkpoint.atomic_write
+    path, synchronise = tmp_path / "run", os.fsync
 
-    def full(target: Path, content: bytes) -> None:
-        if target.exists():
-            monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28)))
-        replace(target, content)
+    def full(file: int) -> None:
+        if path.exists():
+            raise OSError(errno.ENOSPC, "")
+        synchronise(file)
 
-    monkeypatch.setattr(checkpoint, "atomic_write", full)
-    with pytest.raises(OSError, match="28"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"run could not be written .No space left on device"):
         sample(prior(), (2,), steps=9, seed=1, checkpoint=path, checkpoint_every=2)
     monkeypatch.undo()
 
