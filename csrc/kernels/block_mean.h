@@ -71,7 +71,7 @@ template <typename T>
 inline void block_mean(const BlockMean<T>& m, int64_t begin, int64_t end) {
   const Blocks& b = m.blocks;
   const int64_t size = b.size[b.dims - 1], block = b.block[b.dims - 1];
-  const auto elements = static_cast<Accumulate<T>>(b.elements);
+  const auto scale = 1 / static_cast<Accumulate<T>>(b.elements);
   for (int64_t line = begin; line < end; ++line) {
     const int64_t first = first_line(b, line);
     for (int64_t j = 0; j < size; j += kRun) {
@@ -91,7 +91,7 @@ inline void block_mean(const BlockMean<T>& m, int64_t begin, int64_t end) {
         }
       }
       Narrowed<T> mean(m.out + line * size + j);
-      for (int64_t i = 0; i < n; ++i) mean[i] = sum[i] / elements;
+      for (int64_t i = 0; i < n; ++i) mean[i] = sum[i] * scale;
       mean.store(n);
     }
   }
@@ -102,12 +102,12 @@ template <typename T>
 inline void block_mean_adjoint(const BlockMean<T>& m, int64_t begin, int64_t end) {
   const Blocks& b = m.blocks;
   const int64_t size = b.size[b.dims - 1], block = b.block[b.dims - 1];
-  const auto elements = static_cast<Accumulate<T>>(b.elements);
+  const auto scale = 1 / static_cast<Accumulate<T>>(b.elements);
   for (int64_t line = begin; line < end; ++line) {
     const T* y = m.in + line_of_means(b, line) * size;
     T* x = m.out + line * size * block;
     for (int64_t j = 0; j < size; ++j) {
-      const T value = narrow<T>(widen(y[j]) / elements);
+      const T value = narrow<T>(widen(y[j]) * scale);
       for (int64_t k = 0; k < block; ++k) x[j * block + k] = value;
     }
   }
