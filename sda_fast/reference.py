@@ -146,7 +146,7 @@ def multistep_(x: Tensor, eps: list[Tensor], r: float, b: list[float]) -> None:
     x.copy_(multistep(x, eps, r, b))
 
 
-def denoise(x: Tensor, eps: Tensor, mu: float, sigma: float) -> Tensor:
+def denoise(x: Tensor, eps: Tensor, mu: float | Tensor, sigma: float | Tensor) -> Tensor:
     r"""Predicts the state without its noise, :math:`(x - \sigma \epsilon) / \mu`.
 
     Arguments:
@@ -461,7 +461,9 @@ def block_mean_adjoint(y: Tensor, block: list[int]) -> Tensor:
     return x.to(y.dtype)
 
 
-def residual(y: Tensor, prediction: Tensor, std: Tensor, gamma: Tensor, ratio: float) -> Tensor:
+def residual(
+    y: Tensor, prediction: Tensor, std: Tensor, gamma: Tensor, ratio: float | Tensor
+) -> Tensor:
     r"""Returns the residual of a Gaussian likelihood over its variance,
     :math:`(y - A(\hat x)) / (\Sigma_y + (\sigma / \mu)^2 \Gamma)`, 0 where :math:`y` is NaN.
 

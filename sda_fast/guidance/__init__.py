@@ -13,6 +13,7 @@ __all__ = [
     "DPSGaussianScore",
     "GaussianScore",
     "Guidance",
+    "Level",
     "LikelihoodScore",
     "MMPSGaussianScore",
     "Pieces",
@@ -20,7 +21,7 @@ __all__ = [
     "linearise",
 ]
 
-from .base import Guidance, Pieces, linearise
+from .base import Guidance, Level, Pieces, linearise
 from .gaussian import DPSGaussianScore, GaussianScore
 from .likelihood import LikelihoodScore
 from .mmps import MMPSGaussianScore

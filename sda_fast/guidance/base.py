@@ -11,7 +11,7 @@ so that a module has to give :math:`g` only, and the sampler combines the pieces
 :math:`(\epsilon_\phi, g, J^\top g)` with its step in one pass.
 """
 
-__all__ = ["Guidance", "Pieces", "linearise", "observe"]
+__all__ = ["Guidance", "Level", "Pieces", "linearise", "observe"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from torch import Size, Tensor, nn
 
 from .. import ops
 
+Level = float | Tensor  # a number, or a tensor () where a step is captured once for all times
 Vjp = Callable[[Tensor], Tensor]
 
 
@@ -158,7 +159,7 @@ class Guidance(nn.Module):
         self.sde = sde
         self.detach = detach
 
-    def cotangent(self, x: Tensor, mu: float, sigma: float, vjp: Vjp) -> Tensor:
+    def cotangent(self, x: Tensor, mu: Level, sigma: Level, vjp: Vjp) -> Tensor:
         r"""Returns the gradient of :math:`\log p(y \mid \hat x)`.
 
         Arguments:
@@ -175,7 +176,7 @@ class Guidance(nn.Module):
         return max(getattr(self.sde.eps, "samples_at_once", len)(x), 1)
 
     def pieces(
-        self, x: Tensor, t: Tensor, mu: float, sigma: float, *context: Tensor | None
+        self, x: Tensor, t: Tensor, mu: Level, sigma: Level, *context: Tensor | None
     ) -> Pieces:
         """Evaluates the posterior's noise estimate, in pieces.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .base import Guidance, Vjp, check_prediction, first, fits, observation, observe
+from .base import Guidance, Level, Vjp, check_prediction, first, fits, observation, observe
 from .covariance import Covariance, check_covariance
 from .spectrum import Spectrum
 
@@ -100,7 +100,7 @@ class GaussianScore(Guidance):
         """Returns how many samples to guide at once."""
         return _one_by_one(self, x)
 
-    def cotangent(self, x: Tensor, mu: float, sigma: float, vjp: Vjp) -> Tensor:
+    def cotangent(self, x: Tensor, mu: Level, sigma: Level, vjp: Vjp) -> Tensor:
         r"""Returns :math:`A^\top (\Sigma_y + (\sigma / \mu)^2 A \Gamma A^\top)^{-1}
         (y - A(\hat x))`."""
         prediction, transposed = observe(self.A, x)
@@ -112,7 +112,8 @@ class GaussianScore(Guidance):
             return transposed(ops.residual(y, prediction, self.std, self.gamma, ratio))
 
         residual = torch.nan_to_num(y - prediction, nan=0.0)
-        return transposed(self._covariance(prediction).inverse(residual, x, transposed, ratio))
+        covariance = self._covariance(prediction)
+        return transposed(covariance.inverse(residual, x, transposed, float(ratio)))
 
     def _covariance(self, prediction: Tensor) -> Covariance:
         """Returns the covariance of the observation, made anew when its parts have changed."""
@@ -186,7 +187,7 @@ class DPSGaussianScore(Guidance):
         """Returns how many samples to guide at once: all, where they share a norm."""
         return _one_by_one(self, x) if self.per_sample else max(len(x), 1)
 
-    def cotangent(self, x: Tensor, mu: float, sigma: float, vjp: Vjp) -> Tensor:
+    def cotangent(self, x: Tensor, mu: Level, sigma: Level, vjp: Vjp) -> Tensor:
         r"""Returns :math:`2 \zeta A^\top (y - A(\hat x)) / \| y - A(\hat x) \|`."""
         prediction, transposed = observe(self.A, x)
         check_prediction(self.y, prediction, x)

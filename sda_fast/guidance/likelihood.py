@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..likelihood import Likelihood
-from .base import Guidance, Vjp
+from .base import Guidance, Level, Vjp
 
 
 class LikelihoodScore(Guidance):
@@ -23,7 +23,7 @@ class LikelihoodScore(Guidance):
     Arguments:
         log_prob: A likelihood of :mod:`sda_fast.likelihood`, a sum of such, or any callable from
             trajectories (B, *event) to log-likelihoods (B) up to a constant; with `gamma`, from
-            trajectories and the variance, a float.
+            trajectories and the variance, a float or a tensor ().
         sde: The noise process of the prior.
         gamma: The number :math:`\gamma`. By default 1e-2 for a likelihood of
             :mod:`sda_fast.likelihood`; any other callable is then given no variance.
@@ -51,7 +51,7 @@ class LikelihoodScore(Guidance):
         self.log_prob = log_prob
         self.gamma = gamma
 
-    def cotangent(self, x: Tensor, mu: float, sigma: float, vjp: Vjp) -> Tensor:
+    def cotangent(self, x: Tensor, mu: Level, sigma: Level, vjp: Vjp) -> Tensor:
         r"""Returns :math:`\nabla_{\hat x} \log p(y \mid \hat x)`, by autograd."""
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Guidance, Vjp, check_prediction, first, fits, observation, observe
+from .base import Guidance, Level, Vjp, check_prediction, first, fits, observation, observe
 from .covariance import jacobian_product
 from .solve import conjugate_gradient, gmres
 
@@ -83,7 +83,7 @@ class MMPSGaussianScore(Guidance):
         self.solver = solver
         self.tolerance = tolerance
 
-    def cotangent(self, x: Tensor, mu: float, sigma: float, vjp: Vjp) -> Tensor:
+    def cotangent(self, x: Tensor, mu: Level, sigma: Level, vjp: Vjp) -> Tensor:
         r"""Returns :math:`A^\top (\Sigma_y + A V A^\top)^{-1} (y - A(\hat x))`."""
         prediction, transposed = observe(self.A, x)
         check_prediction(self.y, prediction, x)

@@ -169,7 +169,9 @@ def block_mean_adjoint(y: Tensor, block: Sequence[int]) -> Tensor:
     return reference.block_mean_adjoint(y, block)
 
 
-def residual(y: Tensor, prediction: Tensor, std: Tensor, gamma: Tensor, ratio: float) -> Tensor:
+def residual(
+    y: Tensor, prediction: Tensor, std: Tensor, gamma: Tensor, ratio: float | Tensor
+) -> Tensor:
     r"""Returns the residual of a Gaussian likelihood over its variance (Rozet & Louppe 2023,
     algorithm 3), the gradient of its logarithm with respect to the prediction.
 
@@ -186,7 +188,8 @@ def residual(y: Tensor, prediction: Tensor, std: Tensor, gamma: Tensor, ratio: f
             float64, bfloat16 or float16.
         std: The standard deviation of the observation noise, broadcastable to `y`.
         gamma: The number or the diagonal :math:`\Gamma`, broadcastable to `y`.
-        ratio: The ratio :math:`\sigma(t) / \mu(t)`.
+        ratio: The ratio :math:`\sigma(t) / \mu(t)`. Where it is a tensor (), as a captured step
+            reads it from the device's memory, the reference serves.
 
     Returns:
         The residual, with the shape and dtype of `prediction`. The arithmetic of half types is
@@ -196,7 +199,8 @@ def residual(y: Tensor, prediction: Tensor, std: Tensor, gamma: Tensor, ratio: f
         RuntimeError: If a shape or dtype does not fit.
     """
     constants = (y, std, gamma)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in constants):
+    learnt = torch.is_grad_enabled() and any(t.requires_grad for t in constants)
+    if learnt or isinstance(ratio, Tensor):
         return reference.residual(y, prediction, std, gamma, ratio)
     if is_native(prediction, *constants):
         wide = torch.float64 if prediction.dtype == torch.float64 else torch.float32

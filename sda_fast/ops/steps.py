@@ -83,7 +83,7 @@ def multistep_(x: Tensor, eps: list[Tensor], r: float, b: list[float]) -> None:
         reference.multistep_(x, eps, r, b)
 
 
-def denoise(x: Tensor, eps: Tensor, mu: float, sigma: float) -> Tensor:
+def denoise(x: Tensor, eps: Tensor, mu: float | Tensor, sigma: float | Tensor) -> Tensor:
     r"""Predicts the state without its noise, by Tweedie's formula.
 
     .. math:: \hat{x} = (x(t) - \sigma \, \epsilon(x(t), t)) / \mu
@@ -93,7 +93,8 @@ def denoise(x: Tensor, eps: Tensor, mu: float, sigma: float) -> Tensor:
             arithmetic of the half types is float32, rounded once.
         eps: The noise estimate :math:`\epsilon(x(t), t)`, of the same shape and dtype.
         mu: The signal level :math:`\mu(t)`, above 0.
-        sigma: The noise level :math:`\sigma(t)`.
+        sigma: The noise level :math:`\sigma(t)`. Where a level is a tensor (), as a captured step
+            reads it from the device's memory, the reference serves.
 
     Returns:
         The expectation :math:`\hat{x}` of :math:`x` given :math:`x(t)`, of the same shape, and in
@@ -102,7 +103,8 @@ def denoise(x: Tensor, eps: Tensor, mu: float, sigma: float) -> Tensor:
     Raises:
         RuntimeError: If shapes, dtypes or devices differ, or `mu` is not above 0.
     """
-    if is_native(x, eps):
+    numbers = not isinstance(mu, Tensor) and not isinstance(sigma, Tensor)
+    if numbers and is_native(x, eps):
         return call(torch.ops.sda_fast.denoise.default, x, eps, mu, sigma)
     return reference.denoise(x, eps, mu, sigma)
 

@@ -3,14 +3,16 @@
 __all__ = ["Estimator"]
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import ops, recognise
-from ..guidance import Guidance, Pieces
+from ..guidance import Guidance, Level, Pieces
 from ..schedule import coefficients
+from .graph import Graph, unserved
 from .plan import SamplingPlan
 
 
@@ -37,6 +39,8 @@ class Estimator:
         self.clock = grid.to(plan.device, plan.dtype)
         self.at_once = max(len(noise), 1)
         self.levels: list[tuple[float, float]] = []  # the signal and the noise, of the guidance
+        self.graphs: dict[int, Graph] = {}  # by where the state lies
+        self.uncaptured = unserved(plan)  # why evaluations are not captured, if they are not
         if isinstance(self.estimator, Guidance):
             mu, sigma = coefficients(self.estimator.sde, grid)
             self.levels = list(zip(mu.tolist(), sigma.tolist(), strict=True))
@@ -44,15 +48,32 @@ class Estimator:
 
     def __call__(self, x: Tensor, n: int) -> Tensor | Pieces:
         """Evaluates the estimate for states (B, *event) at time n of the grid, in pieces where it
-        is guided by one of this package's modules."""
-        t = self.clock[n]
+        is guided by one of this package's modules. Captured, it is in memory that the next
+        evaluation overwrites."""
+        graph = self.capture(x)
+        if graph is not None:
+            return graph(n)
+        return self._evaluate(x, self.clock[n], self.levels[n] if self.levels else ())
 
-        if not self.levels:
+    def capture(self, x: Tensor) -> Graph | None:
+        """Returns the graph of an evaluation of a state, captured once, or None, with the reason
+        in `uncaptured`."""
+        if self.uncaptured is None and x.data_ptr() not in self.graphs:
+            levels: Sequence[tuple[float, ...]] = self.levels or [()] * len(self.clock)
+            try:
+                self.graphs[x.data_ptr()] = Graph(self._evaluate, x, self.clock, levels)
+            except RuntimeError as error:
+                self.uncaptured = str(error).partition("\n")[0]
+                self.graphs.clear()
+        return self.graphs.get(x.data_ptr())
+
+    def _evaluate(self, x: Tensor, t: Tensor, levels: tuple[Level, ...]) -> Tensor | Pieces:
+        if not levels:
             eps: Tensor = self.estimator(x, t, *self.context)
             _check("sde.eps", eps, x)
             return eps
 
-        pieces: Pieces = self.estimator.pieces(x, t, *self.levels[n], *self.context)
+        pieces: Pieces = self.estimator.pieces(x, t, *levels, *self.context)
         _check("the eps of the prior", pieces.eps, x)
         _check("A's vector-Jacobian product", pieces.direct, x)
         return pieces

@@ -5,6 +5,7 @@ __all__ = ["explain", "sample"]
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ..guidance import Pieces
 from ..score import sampling
 from .checkpoint import Checkpoint
 from .estimate import Estimator
+from .graph import unserved
 from .plan import SamplingPlan, is_integer, make_plan
 from .watch import Watch
 
@@ -184,7 +186,7 @@ class _Run:
         for x, history in zip(self.parts, self.history, strict=True):
             eps = self._predict(x, n, history)
             if plan.order > 1:
-                history.insert(0, eps)
+                history.insert(0, eps.clone() if self.estimate.graphs else eps)
                 del history[plan.order - 1 :]
 
         for i in range(plan.corrections[n - 1]):
@@ -255,14 +257,15 @@ def explain(
     denoise: bool = False,
 ) -> SamplingPlan:
     """Returns the plan that :func:`sample`, given the same arguments, follows. Printed, it says
-    what serves each part of the work and why.
+    what serves each part of the work and why. On CUDA it tries whether an evaluation can be
+    captured in a graph, by making a few.
 
     Raises:
         ValueError: An argument is out of its range, or of a shape that does not fit.
         TypeError: A dtype does not fit.
         RuntimeError: backend="native" and a native operator cannot serve.
     """
-    return make_plan(
+    plan = make_plan(
         sde,
         shape,
         c,
@@ -276,3 +279,22 @@ def explain(
         backend=backend,
         denoise=denoise,
     )
+    return replace(plan, parts=(*plan.parts, *_graph_part(sde, plan, c)))
+
+
+def _graph_part(sde: Any, plan: SamplingPlan, c: Tensor | None) -> list[tuple[str, str, str]]:
+    """Says whether evaluations are replayed from a graph, where they might be."""
+    reason = unserved(plan)
+    if reason is not None and plan.device.type != "cuda":
+        return []
+    if reason is None and plan.batch.numel() > 0:
+        x = torch.empty(plan.batch.numel(), *plan.event, dtype=plan.dtype, device=plan.device)
+        with torch.no_grad(), ops.backend(plan.backend), sampling(plan.window_batch):
+            ops.philox_normal_(x, seed=0, step=0)
+            estimate = Estimator(sde, plan, c, x)
+            estimate.capture(x[: estimate.at_once])
+        reason = estimate.uncaptured
+
+    if reason is None:
+        return [("launches", "graph", "an evaluation is captured once and replayed")]
+    return [("launches", "eager", reason)]
