@@ -140,3 +140,20 @@ def test_where_it_is_tried():
     object.__setattr__(told, "corrections", ())
     object.__setattr__(told, "times", told.times[:4])
     assert graph.unserved(told) == "it pays from 16 evaluations on"
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("guide", ["prior", "gaussian"])
+@pytest.mark.parametrize("network", ["mlp", "unet2"])
+def test_on_a_gpu(network: str, guide: str):
+    """Captured, the samples are those of the CPU."""
+    sde = process = prior(network)
+    if guide == "gaussian":
+        y = observe(torch.randn(1, *process.shape))[0]
+        sde = VPSDE(GUIDES[guide](y, process), process.shape)
+    expected = sample(sde, (3,), **OPTIONS)
+    sde.to("cuda")
+    told = explain(sde, (3,), **{k: v for k, v in OPTIONS.items() if k != "seed"})
+    assert "graph" in {served for name, served, _ in told.parts if name == "launches"}, str(told)
+    assert_same(sample(sde, (3,), **OPTIONS).cpu(), expected, 1e-3)
