@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy import stats
 
 import sda_fast
 from sda_fast import _native, info, ops, reference
+from sda_fast._compile import constant
 
 needs_native = pytest.mark.skipif(not _native.available, reason=str(_native.reason))
 
@@ -118,6 +120,33 @@ def test_noise_of_other_streams_is_independent() -> None:
 def test_the_library_loads() -> None:
     """The tests of native operators are skipped without it: an installed package must have it."""
     assert _native.available, _native.reason
+
+
+def test_importing_is_light() -> None:
+    """What takes long to load is loaded where it is used."""
+    heavy = "torch._dynamo", "sympy", "scipy", "h5py", "matplotlib", "ot"
+    assert run(f"import sys, sda_fast; print([n for n in {heavy} if n in sys.modules])") == ["[]"]
+
+
+def test_constants_are_marked_as_torch_marks_them() -> None:
+    def ours() -> None: ...
+    def theirs() -> None: ...
+
+    constant(ours)
+    torch.compiler.assume_constant_result(theirs)
+    assert ours.__dict__ == theirs.__dict__ != {}
+
+
+def test_the_device_is_a_constant_to_torch_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    @cache
+    def untraceable(index: int | None) -> str:
+        return str(os.stat(os.curdir).st_mode and index)
+
+    monkeypatch.setattr(_native, "_device_reason", untraceable)
+    compiled = torch.compile(
+        lambda x: x + len(_native.device_reason(10) or ""), fullgraph=True, backend="eager"
+    )
+    assert compiled(torch.tensor(1)) == 3
 
 
 HIDE = """

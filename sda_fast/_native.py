@@ -25,6 +25,8 @@ from typing import Any
 
 import torch  # its libraries must be loaded before ours
 
+from ._compile import constant
+
 
 def _load() -> tuple[ModuleType | None, str | None]:
     try:
@@ -73,10 +75,14 @@ cuda_reason = _load_cuda(_library)
 cuda_available = cuda_reason is None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-@cache
+@constant
 def device_reason(index: int | None) -> str | None:
     """Returns why the CUDA library cannot serve a CUDA device, or None if it can."""
+    return _device_reason(index)
+
+
+@cache  # within, as torch.compile looks into a cache
+def _device_reason(index: int | None) -> str | None:
     if cuda_reason is not None or _library is None:
         return cuda_reason
 

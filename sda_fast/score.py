@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
+from ._compile import constant
 from .composition import Centre, Composition, Junction, Plan
 from .fused import FusedMLP, Packed, UnfusableError
 from .nn import ResMLP, TimeEmbedding, UNet, broadcast
@@ -85,7 +86,7 @@ def _plan(
     return plan.to(device or plan.start.device)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _plan_tensors(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the starts, masks and weights of a plan, constants to torch.compile."""
     plan = _plan(*arguments)
