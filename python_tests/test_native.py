@@ -206,6 +206,35 @@ def test_without_the_library(error: str, says: str) -> None:
     assert says in raised
 
 
+STALE = """
+import torch
+class Operators:
+    def __init__(self, built):
+        self.built = built
+    def __getattr__(self, name):
+        name = {{"{replaced}": "{replacing}"}}.get(name, name)
+        return getattr(self.built, name)
+torch.ops.sda_fast = Operators(torch.ops.sda_fast)
+"""
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("replaced", "replacing", "says"),
+    [
+        ("langevin_", "unknown", "it has no operator langevin_"),
+        ("compose", "gather", "its operator is sda_fast::gather(Tensor x, Tensor start"),
+    ],
+)
+def test_stale_library(replaced: str, replacing: str, says: str) -> None:
+    """A library of other sources is named as such, and how to have one that fits."""
+    warning, raised = run(STALE.format(replaced=replaced, replacing=replacing) + USE)
+    assert "was built from other sources" in warning
+    assert says in warning
+    assert "pip install ." in warning
+    assert raised.startswith("the backend is native, but")
+
+
 @needs_native
 @pytest.mark.parametrize("isa", ["sse9", "AVX2"])
 def test_unknown_instruction_set(isa: str) -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "has_bfloat16",
     "info",
     "reason",
+    "refuse",
 ]
 
 import ctypes
@@ -100,6 +101,17 @@ def _device_reason(index: int | None) -> str | None:
     return (
         f"sda_fast's CUDA library was built for architectures {architectures}, and this GPU is of "
         f"compute capability {major}.{minor}"
+    )
+
+
+def refuse(why: str) -> None:
+    """Gives up the native libraries, found not to fit the package."""
+    global _library, available, reason, cuda_available, cuda_reason
+
+    _library, available, cuda_available = None, False, False
+    reason = cuda_reason = (
+        f"sda_fast's native library was built from other sources than the package's ({why}): "
+        "build it again (pip install . does)"
     )
 
 

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from inspect import signature
 from typing import Any
 
 import torch
@@ -159,9 +160,23 @@ def register(
     """
     if not _native.available:
         return
+    if (misfit := _misfit(name, fake)) is not None:
+        return _native.refuse(misfit)
     torch.library.register_fake(f"sda_fast::{name}", _on_one_device(name, fake))
     if backward is not None:
         torch.library.register_autograd(f"sda_fast::{name}", backward, setup_context=setup)
+
+
+def _misfit(name: str, fake: Callable[..., Any]) -> str | None:
+    """Returns what is wrong with the library's operator, if it is none that the package knows."""
+    operator = getattr(torch.ops.sda_fast, name, None)
+    if operator is None:
+        return f"it has no operator {name}"
+    try:
+        signature(fake).bind(*operator.default._schema.arguments)
+    except TypeError:
+        return f"its operator is {operator.default._schema}"
+    return None
 
 
 def _on_one_device(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
