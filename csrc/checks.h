@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <ostream>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -22,41 +23,73 @@ namespace sda_fast {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// Throws where a condition is not met, and only then puts the parts of the message together.
 template <typename... Parts>
 void check(bool condition, const Parts&... parts) {
-  if (condition) return;
+  if (condition) [[likely]] {
+    return;
+  }
   std::ostringstream message;
   (message << ... << parts);
   throw std::runtime_error(message.str());
 }
 
-inline std::string shape_of(const Tensor& t) {
-  std::ostringstream out;
-  out << '(';
-  for (int64_t d = 0; d < t.dim(); ++d) out << (d > 0 ? ", " : "") << t.size(d);
-  out << (t.dim() == 1 ? ",)" : ")");
-  return out.str();
+// What a message says of a tensor or a list, as Python writes it.
+struct ShapeOf {
+  const Tensor& t;
+};
+struct DtypeOf {
+  const Tensor& t;
+};
+struct ListOf {
+  const std::vector<int64_t>& numbers;
+};
+struct ElementOf {
+  const char* list;
+  size_t place;
+};
+
+inline ShapeOf shape_of(const Tensor& t) { return {t}; }
+inline DtypeOf dtype_of(const Tensor& t) { return {t}; }
+inline ListOf list_of(const std::vector<int64_t>& numbers) { return {numbers}; }
+
+template <typename Numbers>
+std::ostream& separated(std::ostream& out, const Numbers& numbers) {
+  const char* separator = "";
+  for (const int64_t n : numbers) out << std::exchange(separator, ", ") << n;
+  return out;
 }
 
-// As Python calls it.
-inline std::string dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
+inline std::ostream& operator<<(std::ostream& out, ShapeOf of) {
+  return separated(out << '(', of.t.sizes()) << (of.t.dim() == 1 ? ",)" : ")");
+}
+
+inline std::ostream& operator<<(std::ostream& out, ListOf of) {
+  return separated(out << '[', of.numbers) << ']';
+}
+
+inline std::ostream& operator<<(std::ostream& out, ElementOf of) {
+  return out << of.list << '[' << of.place << ']';
+}
+
+inline std::ostream& operator<<(std::ostream& out, DtypeOf of) {
+  switch (of.t.scalar_type()) {
     case ScalarType::Float:
-      return "float32";
+      return out << "float32";
     case ScalarType::Double:
-      return "float64";
+      return out << "float64";
     case ScalarType::Half:
-      return "float16";
+      return out << "float16";
     case ScalarType::BFloat16:
-      return "bfloat16";
+      return out << "bfloat16";
     case ScalarType::Long:
-      return "int64";
+      return out << "int64";
     case ScalarType::Int:
-      return "int32";
+      return out << "int32";
     case ScalarType::Char:
-      return "int8";
+      return out << "int8";
     default:
-      return torch::headeronly::toString(t.scalar_type());
+      return out << torch::headeronly::toString(of.t.scalar_type());
   }
 }
 
@@ -76,19 +109,20 @@ inline void check_state(const char* name, const Tensor& t, int64_t min_dim) {
         shape_of(t), ".");
 }
 
-inline void check_same_device(const char* name, const Tensor& t, const char* other_name,
-                              const Tensor& other) {
+template <typename Name>
+void check_same_device(const Name& name, const Tensor& t, const char* other_name,
+                       const Tensor& other) {
   check(t.is_cuda() == other.is_cuda() && t.get_device_index() == other.get_device_index(), name,
         " must be on the same device as ", other_name, ", but is not.");
 }
 
 // eps must be just like x.
-inline void check_like(const char* name, const Tensor& t, const char* other_name,
-                       const Tensor& other) {
-  bool same = t.dim() == other.dim();
-  for (int64_t d = 0; same && d < t.dim(); ++d) same = t.size(d) == other.size(d);
-  check(same, name, " must have the shape of ", other_name, ", ", shape_of(other), ", but has ",
-        shape_of(t), ".");
+template <typename Name>
+void check_like(const Name& name, const Tensor& t, const char* other_name, const Tensor& other) {
+  const auto sizes = t.sizes(), expected = other.sizes();
+  check(std::equal(sizes.begin(), sizes.end(), expected.begin(), expected.end()), name,
+        " must have the shape of ", other_name, ", ", shape_of(other), ", but has ", shape_of(t),
+        ".");
   check(t.scalar_type() == other.scalar_type(), name, " must have the dtype of ", other_name, ", ",
         dtype_of(other), ", but has ", dtype_of(t), ".");
   check_same_device(name, t, other_name, other);
@@ -152,8 +186,14 @@ inline bool overlap(const Tensor& a, const Tensor& b) {
   return begin(a) < end(b) && begin(b) < end(a);
 }
 
+// t, or a contiguous copy of it: to ask torch for one takes long, even where there is none to make.
+inline Tensor as_contiguous(const Tensor& t) {
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
+
 // Whether tensors of one shape lie in memory in the same order.
 inline bool same_order(const Tensor& a, const Tensor& b) {
+  if (a.is_contiguous() && b.is_contiguous()) return true;
   for (int64_t d = 0; d < a.dim(); ++d) {
     if (a.size(d) > 1 && a.stride(d) != b.stride(d)) return false;
   }
@@ -170,6 +210,7 @@ inline Tensor ordered_as(const Tensor& like, const Tensor& t) {
 
 // Whether the dimensions from `first` on lie in memory without gaps and in their order.
 inline bool contiguous_from(const Tensor& t, int64_t first) {
+  if (t.is_contiguous()) return true;
   int64_t expected = 1;
   for (int64_t d = t.dim(); d-- > first;) {
     if (t.size(d) > 1 && t.stride(d) != expected) return false;
@@ -188,6 +229,7 @@ inline int64_t step_along(const Tensor& t, int64_t d) { return t.size(d) > 1 ? t
 
 // Whether a tensor lies in memory without gaps, in any order of its dimensions.
 inline bool is_dense(const Tensor& t) {
+  if (t.is_contiguous()) return true;
   std::vector<std::pair<int64_t, int64_t>> dimensions;
   for (int64_t d = 0; d < t.dim(); ++d) {
     if (t.size(d) != 1) dimensions.emplace_back(t.stride(d), t.size(d));
@@ -205,8 +247,8 @@ inline bool is_dense(const Tensor& t) {
 // back. It is contiguous; or, for an operator that does the same to every element, dense.
 struct InPlace {
   explicit InPlace(const Tensor& target, const char* name = "x", bool elementwise = false)
-      : x(target),
-        work(elementwise && is_dense(target) ? target : torch::stable::contiguous(target)) {
+      : x(target), work(elementwise && is_dense(target) ? target : as_contiguous(target)) {
+    if (x.is_contiguous()) return;
     for (int64_t d = 0; d < x.dim(); ++d) {
       check(x.numel() == 0 || x.size(d) < 2 || x.stride(d) != 0, name, " of shape ", shape_of(x),
             " must have memory of its own for every element, but is expanded along dimension ", d,

@@ -16,14 +16,6 @@ inline ScalarType arithmetic_type(const Tensor& state) {
   return state.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-inline std::string list_of(const std::vector<int64_t>& numbers) {
-  std::ostringstream out;
-  out << '[';
-  for (size_t d = 0; d < numbers.size(); ++d) out << (d > 0 ? ", " : "") << numbers[d];
-  out << ']';
-  return out.str();
-}
-
 // A list has a number for each of the trailing `dims` dimensions.
 inline void check_trailing(const char* name, const std::vector<int64_t>& list, size_t dims) {
   check(list.size() == dims, name, " must have ", dims, " number(s), but is ", list_of(list), ".");
@@ -155,11 +147,11 @@ struct SparseOperands {
             " of the shape of column, (", entries, ",), beside an x of ", dtype_of(x_), ", but is ",
             dtype_of(*value_), " of shape ", shape_of(*value_), ".");
       check_same_device("value", *value_, "x", x_);
-      value = torch::stable::contiguous(*value_);
+      value = as_contiguous(*value_);
     }
-    x = torch::stable::contiguous(x_);
-    row = torch::stable::contiguous(row_);
-    column = torch::stable::contiguous(column_);
+    x = as_contiguous(x_);
+    row = as_contiguous(row_);
+    column = as_contiguous(column_);
   }
 
   Tensor x, row, column;
@@ -180,7 +172,7 @@ inline Tensor broadcast(const char* name, const Tensor& t, const std::vector<int
   }
   check(fits, name, " must broadcast to ", other_name, ", of shape ", list_of(sizes),
         ", but has shape ", shape_of(t), ".");
-  if (t.numel() == numel || (uniform && t.numel() == 1)) return torch::stable::contiguous(t);
+  if (t.numel() == numel || (uniform && t.numel() == 1)) return as_contiguous(t);
   Tensor whole = torch::stable::new_empty(t, sizes);
   torch::stable::copy_(whole, t);
   return whole;
@@ -209,7 +201,7 @@ struct ResidualOperands {
     y = broadcast("y", y_, sizes, "the last dimensions of prediction", false);
     std = broadcast("std", std_, sizes, "y", true);
     gamma = broadcast("gamma", gamma_, sizes, "y", true);
-    prediction = torch::stable::contiguous(prediction_);
+    prediction = as_contiguous(prediction_);
   }
 
   Tensor y, prediction, std, gamma;

@@ -4,7 +4,6 @@
 // gives them (kernels/linear.h), the same on every device.
 
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "checks.h"
@@ -28,8 +27,7 @@ inline void append(Terms& terms, const char* name, const std::vector<Tensor>& te
   check(weights.size() == tensors.size(), weights_name, " must have as many numbers as ", name,
         " has tensors, ", tensors.size(), ", but has ", weights.size(), ".");
   for (size_t j = 0; j < tensors.size(); ++j) {
-    const std::string element = std::string(name) + "[" + std::to_string(j) + "]";
-    check_like(element.c_str(), tensors[j], "x", x);
+    check_like(ElementOf{name, j}, tensors[j], "x", x);
     terms.tensors.push_back(tensors[j]);
     terms.weights.push_back(weights[j]);
   }

@@ -10,8 +10,8 @@ namespace sda_fast::cpu {
 Tensor block_mean(const Tensor& x, const std::vector<int64_t>& block) {
   check_state("x", x, 0);
   const BlockSizes sizes("x", x, block, true);
-  const Tensor states = torch::stable::contiguous(x);
-  const Tensor out = in_huge_pages(torch::stable::new_empty(x, sizes.means));
+  const Tensor states = as_contiguous(x);
+  const Tensor out = allocate(x, sizes.means);
   if (out.numel() == 0) return out;
 
   dispatch(x, [&]<typename T>(T) {
@@ -27,8 +27,8 @@ Tensor block_mean(const Tensor& x, const std::vector<int64_t>& block) {
 Tensor block_mean_adjoint(const Tensor& y, const std::vector<int64_t>& block) {
   check_state("y", y, 0);
   const BlockSizes sizes("y", y, block, false);
-  const Tensor means = torch::stable::contiguous(y);
-  const Tensor out = in_huge_pages(torch::stable::new_empty(y, sizes.states));
+  const Tensor means = as_contiguous(y);
+  const Tensor out = allocate(y, sizes.states);
   if (out.numel() == 0) return out;
 
   dispatch(y, [&]<typename T>(T) {

@@ -12,12 +12,11 @@ Tensor compose(const Tensor& windows, const Tensor& start, const Tensor& weight,
   check_plan(start, weight, "windows", windows);
   const int64_t channels = check_windows(windows, weight, length);
   const Tensor rows = with_rows(windows, 2);
-  const Tensor starts = torch::stable::contiguous(start);
-  const Tensor weights = torch::stable::contiguous(weight);
+  const Tensor starts = as_contiguous(start);
+  const Tensor weights = as_contiguous(weight);
   check_plan_values(starts, weights, length);
 
-  const Tensor out = in_huge_pages(
-      torch::stable::new_empty(windows, sizes({windows.size(0), length, channels}, windows, 3)));
+  const Tensor out = allocate(windows, sizes({windows.size(0), length, channels}, windows, 3));
   if (out.numel() == 0) return out;
 
   dispatch(windows, [&]<typename T>(T) {

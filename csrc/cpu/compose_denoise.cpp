@@ -19,13 +19,13 @@ std::tuple<Tensor, Tensor> compose_denoise(const Tensor& windows, const Tensor& 
   const int64_t length = x.size(1);
   check_composed(x, windows, check_windows(windows, weight, length));
   const Tensor rows = with_rows(windows, 2);
-  const Tensor starts = torch::stable::contiguous(start);
-  const Tensor weights = torch::stable::contiguous(weight);
+  const Tensor starts = as_contiguous(start);
+  const Tensor weights = as_contiguous(weight);
   check_plan_values(starts, weights, length);
 
-  const Tensor eps = in_huge_pages(torch::stable::new_empty(x, x.sizes()));
-  const Tensor out = in_huge_pages(torch::stable::new_empty(x, x.sizes()));
-  const Terms terms = denoise_terms(torch::stable::contiguous(x), eps, mu, sigma);
+  const Tensor eps = allocate(x, x.sizes());
+  const Tensor out = allocate(x, x.sizes());
+  const Terms terms = denoise_terms(as_contiguous(x), eps, mu, sigma);
   if (x.numel() == 0) return {eps, out};
 
   dispatch(x, [&]<typename T>(T) {

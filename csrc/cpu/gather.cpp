@@ -11,13 +11,12 @@ Tensor gather(const Tensor& x, const Tensor& start, const Tensor& weight) {
   check_state("x", x, 3);
   check_plan(start, weight, "x", x);
   const Tensor states = with_rows(x, 2);
-  const Tensor starts = torch::stable::contiguous(start);
-  const Tensor weights = torch::stable::contiguous(weight);
+  const Tensor starts = as_contiguous(start);
+  const Tensor weights = as_contiguous(weight);
   check_plan_values(starts, weights, x.size(1));
 
   const int64_t count = weight.size(0), window = weight.size(1);
-  const Tensor out = in_huge_pages(
-      torch::stable::new_empty(x, sizes({x.size(0), count, window * x.size(2)}, x, 3)));
+  const Tensor out = allocate(x, sizes({x.size(0), count, window * x.size(2)}, x, 3));
   if (out.numel() == 0) return out;
 
   dispatch(x, [&]<typename T>(T) {

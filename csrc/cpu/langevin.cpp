@@ -35,9 +35,9 @@ Tensor langevin(const Tensor& x, const Tensor& eps, double sigma, double tau, in
   check_state("x", x, 1);
   check_like("eps", eps, "x", x);
   const NoiseKey key = check_noise(x, seed, step, correction, first_sample);
-  const Tensor states = torch::stable::contiguous(x);
-  const Tensor out = in_huge_pages(torch::stable::new_empty(x, x.sizes()));
-  run(states, torch::stable::contiguous(eps), sigma, tau, key, first_sample, out);
+  const Tensor states = as_contiguous(x);
+  const Tensor out = allocate(x, x.sizes());
+  run(states, as_contiguous(eps), sigma, tau, key, first_sample, out);
   return out;
 }
 

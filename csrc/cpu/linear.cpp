@@ -1,5 +1,7 @@
 #include "linear.h"
 
+#include <utility>
+
 #include "loops.h"
 #include "pages.h"
 #include "parallel.h"
@@ -18,15 +20,15 @@ void run(const Terms& terms, const Tensor& out) {
 
 }  // namespace
 
-Tensor linear(const Terms& terms) {
-  const Tensor out = in_huge_pages(torch::stable::empty_like(terms.tensors[0]));
-  run(ordered_as(out, terms), out);
+Tensor linear(Terms terms) {
+  const Tensor out = allocate_like(terms.tensors[0]);
+  run(ordered_as(out, std::move(terms)), out);
   return out;
 }
 
-void linear_(const char* name, const Terms& terms) {
+void linear_(const char* name, Terms terms) {
   InPlace target(terms.tensors[0], name, true);
-  run(in_place(terms, target), target.work);
+  run(in_place(std::move(terms), target), target.work);
   target.finish();
 }
 

@@ -5,7 +5,7 @@
 namespace sda_fast::cpu {
 
 // The linear combination: a new tensor, or in place of the first, the argument of that name.
-Tensor linear(const Terms& terms);
-void linear_(const char* name, const Terms& terms);
+Tensor linear(Terms terms);
+void linear_(const char* name, Terms terms);
 
 }  // namespace sda_fast::cpu

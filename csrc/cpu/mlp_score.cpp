@@ -10,6 +10,7 @@
 
 #include "isa.h"
 #include "loops.h"
+#include "pages.h"
 #include "parallel.h"
 #include "plan.h"
 
@@ -157,19 +158,19 @@ std::tuple<Tensor, Tensor> mlp_score(const Tensor& x, const Tensor& start, const
                                      const Tensor& weights, const Tensor& /*transposed*/,
                                      std::vector<int64_t> widths, int64_t activation,
                                      bool length_aware, bool bfloat16, int64_t kept_rows) {
-  const Tensor states = torch::stable::contiguous(x);
-  const Tensor starts = torch::stable::contiguous(start);
-  const Tensor masks = torch::stable::contiguous(mask);
-  const Tensor signs = torch::stable::contiguous(weight);
+  const Tensor states = as_contiguous(x);
+  const Tensor starts = as_contiguous(start);
+  const Tensor masks = as_contiguous(mask);
+  const Tensor signs = as_contiguous(weight);
   Network network(states, starts, masks, signs, bias, weights, widths, activation, length_aware,
                   bfloat16);
 
   check(kept_rows >= 0, "kept_rows must be at least 0, but is ", kept_rows, ".");
   const std::vector<int64_t> kept_shape = {kept_rows, portable::mlp_kept(network.args)};
-  const Tensor kept = torch::stable::new_empty(x, kept_shape);
+  const Tensor kept = allocate(x, kept_shape);
   if (kept_rows > 0) network.keep(kept);
 
-  const Tensor out = torch::stable::new_empty(x, x.sizes());
+  const Tensor out = allocate(x, x.sizes());
   if (out.numel() > 0) network.run(false, network.args.weight, out);
   return {out, kept};
 }
@@ -181,11 +182,11 @@ Tensor mlp_score_vjp(const Tensor& cotangent, const Tensor& x, const Tensor& sta
                      bool bfloat16) {
   check_like("cotangent", cotangent, "x", x);
   check_float("transposed", transposed, 1);
-  const Tensor states = torch::stable::contiguous(x);
-  const Tensor cotangents = torch::stable::contiguous(cotangent);
-  const Tensor starts = torch::stable::contiguous(start);
-  const Tensor masks = torch::stable::contiguous(mask);
-  const Tensor signs = torch::stable::contiguous(weight);
+  const Tensor states = as_contiguous(x);
+  const Tensor cotangents = as_contiguous(cotangent);
+  const Tensor starts = as_contiguous(start);
+  const Tensor masks = as_contiguous(mask);
+  const Tensor signs = as_contiguous(weight);
   Network network(states, starts, masks, signs, bias, weights, widths, activation, length_aware,
                   bfloat16);
 
@@ -201,7 +202,7 @@ Tensor mlp_score_vjp(const Tensor& cotangent, const Tensor& x, const Tensor& sta
   network.args.cotangent = floats(cotangents);
   if (kept.numel() > 0) network.keep(kept);
 
-  const Tensor out = torch::stable::new_empty(x, x.sizes());
+  const Tensor out = allocate(x, x.sizes());
   if (out.numel() > 0) network.run(true, network.args.mask, out);
   return out;
 }

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
+#include <vector>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -22,6 +24,39 @@ inline torch::stable::Tensor in_huge_pages(torch::stable::Tensor t) {
   if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #endif
   return t;
+}
+
+inline torch::stable::Tensor allocate_strided(const torch::stable::Tensor& beside,
+                                              torch::headeronly::IntHeaderOnlyArrayRef sizes,
+                                              torch::headeronly::IntHeaderOnlyArrayRef strides) {
+  int32_t dtype;
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(beside.get(), &dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()),
+                                                         sizes.data(), strides.data(), dtype,
+                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  return in_huge_pages(torch::stable::Tensor(handle));
+}
+
+// Of the dtype of `beside`. Torch is asked directly: its dispatcher takes longer than all else that
+// is done for a small tensor.
+inline torch::stable::Tensor allocate(const torch::stable::Tensor& beside,
+                                      torch::headeronly::IntHeaderOnlyArrayRef sizes) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t numel = 1;
+  bool overflow = false;
+  for (size_t d = sizes.size(); d-- > 0;) {
+    strides[d] = numel;
+    overflow |= __builtin_mul_overflow(numel, sizes[d], &numel);
+  }
+  if (overflow || numel == 0) return torch::stable::new_empty(beside, sizes);
+  return allocate_strided(beside, sizes, strides);
+}
+
+// Dense, and in the order of t where that is dense too.
+inline torch::stable::Tensor allocate_like(const torch::stable::Tensor& t) {
+  if (t.is_contiguous() && t.numel() > 0) return allocate_strided(t, t.sizes(), t.strides());
+  return in_huge_pages(torch::stable::empty_like(t));
 }
 
 }  // namespace sda_fast::cpu

@@ -40,7 +40,11 @@ void for_items(int64_t items, int64_t elements_per_item, const F& f) {
   constexpr int64_t kGrain = 32768;
   if (items == 0) return;
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_per_item));
-  parallel(items, grain, f);
+  if (items <= grain) {
+    f(int64_t{0}, items);
+  } else {
+    parallel(items, grain, f);
+  }
 }
 
 // The same in tiles of about 4096 elements: what a loop writes to a tile is in the cache when the

@@ -10,7 +10,7 @@ namespace sda_fast::cpu {
 Tensor residual(const Tensor& y, const Tensor& prediction, const Tensor& std, const Tensor& gamma,
                 double ratio) {
   const ResidualOperands of(y, prediction, std, gamma);
-  const Tensor out = in_huge_pages(torch::stable::new_empty(prediction, prediction.sizes()));
+  const Tensor out = allocate(prediction, prediction.sizes());
   if (out.numel() == 0) return out;
 
   dispatch(prediction, [&]<typename T>(T) {

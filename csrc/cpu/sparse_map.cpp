@@ -31,7 +31,7 @@ Tensor sparse_map(const Tensor& x, const Tensor& row, const Tensor& column,
                   const std::optional<Tensor>&, const std::optional<Tensor>&) {
   const SparseOperands of(x, row, column, value);
   check_map_values(of);
-  const Tensor out = in_huge_pages(torch::stable::new_empty(x, {x.size(0), of.rows}));
+  const Tensor out = allocate(x, {x.size(0), of.rows});
   if (out.numel() == 0) return out;
 
   dispatch(x, [&]<typename T>(T) {

@@ -14,8 +14,8 @@ Tensor subsample(const Tensor& x, const Numbers& start, const Numbers& step, con
   const int64_t leading = leading_dims("x", x, "start", start);
   const Numbers shape(x.sizes().begin() + leading, x.sizes().end());
   const Slices slices = slices_of(x, leading, shape, start, step, size);
-  const Tensor states = torch::stable::contiguous(x);
-  const Tensor out = in_huge_pages(torch::stable::new_empty(x, leading_sizes(x, leading, size)));
+  const Tensor states = as_contiguous(x);
+  const Tensor out = allocate(x, leading_sizes(x, leading, size));
   if (out.numel() == 0) return out;
 
   dispatch(x, [&]<typename T>(T) {
@@ -34,8 +34,8 @@ Tensor subsample_adjoint(const Tensor& y, const Numbers& start, const Numbers& s
   const int64_t leading = leading_dims("y", y, "start", start);
   const Numbers size(y.sizes().begin() + leading, y.sizes().end());
   const Slices slices = slices_of(y, leading, shape, start, step, size);
-  const Tensor observed = torch::stable::contiguous(y);
-  const Tensor out = in_huge_pages(torch::stable::new_empty(y, leading_sizes(y, leading, shape)));
+  const Tensor observed = as_contiguous(y);
+  const Tensor out = allocate(y, leading_sizes(y, leading, shape));
   if (out.numel() == 0) return out;
 
   dispatch(y, [&]<typename T>(T) {

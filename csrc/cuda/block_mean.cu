@@ -32,7 +32,7 @@ Tensor block_mean(const Tensor& x, const std::vector<int64_t>& block) {
   check_state("x", x, 0);
   const BlockSizes sizes("x", x, block, true);
   const Launch launch(x);
-  const Tensor states = torch::stable::contiguous(x);
+  const Tensor states = as_contiguous(x);
   const Tensor out = allocate(x, sizes.means, x.scalar_type());
   const int64_t total = out.numel();
   if (total == 0) return out;
@@ -55,7 +55,7 @@ Tensor block_mean_adjoint(const Tensor& y, const std::vector<int64_t>& block) {
   check_state("y", y, 0);
   const BlockSizes sizes("y", y, block, false);
   const Launch launch(y);
-  const Tensor means = torch::stable::contiguous(y);
+  const Tensor means = as_contiguous(y);
   const Tensor out = allocate(y, sizes.states, y.scalar_type());
   const int64_t total = out.numel();
   if (total == 0) return out;

@@ -23,8 +23,8 @@ Tensor compose(const Tensor& windows, const Tensor& start, const Tensor& weight,
   const int64_t channels = check_windows(windows, weight, length);
   const Launch launch(windows);
   const Tensor rows = with_rows(windows, 2);
-  const Tensor starts = torch::stable::contiguous(start);
-  const Tensor weights = torch::stable::contiguous(weight);
+  const Tensor starts = as_contiguous(start);
+  const Tensor weights = as_contiguous(weight);
 
   const Tensor out = allocate(windows, sizes({windows.size(0), length, channels}, windows, 3),
                               windows.scalar_type());

@@ -31,12 +31,12 @@ std::tuple<Tensor, Tensor> compose_denoise(const Tensor& windows, const Tensor& 
   check_composed(x, windows, check_windows(windows, weight, length));
   const Launch launch(windows);
   const Tensor rows = with_rows(windows, 2);
-  const Tensor starts = torch::stable::contiguous(start);
-  const Tensor weights = torch::stable::contiguous(weight);
+  const Tensor starts = as_contiguous(start);
+  const Tensor weights = as_contiguous(weight);
 
   const Tensor eps = allocate(x, sizes({}, x, 0), x.scalar_type());
   const Tensor out = allocate(x, sizes({}, x, 0), x.scalar_type());
-  const Terms terms = denoise_terms(torch::stable::contiguous(x), eps, mu, sigma);
+  const Terms terms = denoise_terms(as_contiguous(x), eps, mu, sigma);
   if (x.numel() == 0) return {eps, out};
 
   dispatch(x, [&]<typename T>(T) {

@@ -22,8 +22,8 @@ Tensor gather(const Tensor& x, const Tensor& start, const Tensor& weight) {
   check_plan(start, weight, "x", x);
   const Launch launch(x);
   const Tensor states = with_rows(x, 2);
-  const Tensor starts = torch::stable::contiguous(start);
-  const Tensor weights = torch::stable::contiguous(weight);
+  const Tensor starts = as_contiguous(start);
+  const Tensor weights = as_contiguous(weight);
 
   const int64_t count = weight.size(0), window = weight.size(1);
   const Tensor out =

@@ -65,9 +65,9 @@ Tensor langevin(const Tensor& x, const Tensor& eps, double sigma, double tau, in
   check_like("eps", eps, "x", x);
   const NoiseKey key = check_noise(x, seed, step, correction, first_sample);
   const Launch launch(x);
-  const Tensor states = torch::stable::contiguous(x);
+  const Tensor states = as_contiguous(x);
   const Tensor out = allocate(x, sizes({}, x, 0), x.scalar_type());
-  run(launch, states, torch::stable::contiguous(eps), sigma, tau, key, first_sample, out);
+  run(launch, states, as_contiguous(eps), sigma, tau, key, first_sample, out);
   return out;
 }
 

@@ -39,7 +39,7 @@ Tensor subsample(const Tensor& x, const Numbers& start, const Numbers& step, con
   const Numbers shape(x.sizes().begin() + leading, x.sizes().end());
   const Slices slices = slices_of(x, leading, shape, start, step, size);
   const Launch launch(x);
-  const Tensor states = torch::stable::contiguous(x);
+  const Tensor states = as_contiguous(x);
   const Tensor out = allocate(x, leading_sizes(x, leading, size), x.scalar_type());
   const int64_t total = out.numel();
   if (total == 0) return out;
@@ -65,7 +65,7 @@ Tensor subsample_adjoint(const Tensor& y, const Numbers& start, const Numbers& s
   const Numbers size(y.sizes().begin() + leading, y.sizes().end());
   const Slices slices = slices_of(y, leading, shape, start, step, size);
   const Launch launch(y);
-  const Tensor observed = torch::stable::contiguous(y);
+  const Tensor observed = as_contiguous(y);
   const Tensor out = allocate(y, leading_sizes(y, leading, shape), y.scalar_type());
   const int64_t total = out.numel();
   if (total == 0) return out;

@@ -7,6 +7,7 @@ __all__ = [
     "fake_in_place",
     "fake_like",
     "is_native",
+    "native",
     "register",
     "unserved",
 ]
@@ -16,16 +17,22 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from inspect import signature
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from .. import _native
 
 BACKENDS = ("auto", "native", "reference")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
+native = SimpleNamespace()  # the library's operators: to find one in torch.ops takes longer
+
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 _backend: ContextVar[str] = ContextVar("sda_fast.backend", default="auto")
 _traced = (
     "auto"  # the same for torch.compile, which guards on a global but cannot read a ContextVar
@@ -76,11 +83,11 @@ def unserved(x: Tensor) -> str | None:
 def _transformed(tensors: tuple[Tensor, ...]) -> str | None:
     """Returns why tensors inside a transformation cannot be served, or None if they can be."""
     for x in tensors:
-        if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if _is_wrapped(x):
             return "the native operators do not serve the transformations of torch.func"
-    if torch.autograd.forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0:
         for x in tensors:
-            if torch.autograd.forward_ad.unpack_dual(x).tangent is not None:
+            if forward_ad.unpack_dual(x).tangent is not None:
                 return "the native operators do not serve forward-mode differentiation"
     return None
 
@@ -107,7 +114,7 @@ def is_native(*tensors: Tensor, in_place: bool = False) -> bool:
     """
     global _warned
 
-    compiling = torch.compiler.is_compiling()
+    compiling = is_compiling()
     name = _traced if compiling else _backend.get()
     if name == "reference":
         return False
@@ -135,7 +142,7 @@ def is_native(*tensors: Tensor, in_place: bool = False) -> bool:
 def call(operator: Callable[..., Any], *args: Any) -> Any:
     """Calls an operator that returns tensors, below autograd where no gradient is asked for:
     autograd's kernel, which is Python, takes longer than a small operator itself."""
-    if torch.compiler.is_compiling() or _need_grad(args):
+    if is_compiling() or _need_grad(args):
         return operator(*args)
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*args)
@@ -162,6 +169,7 @@ def register(
         return
     if (misfit := _misfit(name, fake)) is not None:
         return _native.refuse(misfit)
+    setattr(native, name, getattr(torch.ops.sda_fast, name).default)
     torch.library.register_fake(f"sda_fast::{name}", _on_one_device(name, fake))
     if backward is not None:
         torch.library.register_autograd(f"sda_fast::{name}", backward, setup_context=setup)

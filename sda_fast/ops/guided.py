@@ -18,12 +18,11 @@ __all__ = ["guide", "guide_", "guide_langevin_", "guide_predictor_"]
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import reference
 from ._batch import check_alike, in_place, join
-from ._dispatch import call, fake_elementwise, fake_in_place, is_native, register
+from ._dispatch import call, fake_elementwise, fake_in_place, is_native, native, register
 from .noise import check_stream
 
 
@@ -50,14 +49,14 @@ def guide(eps: Tensor, direct: Tensor, through: Tensor | None, mu: float, sigma:
         RuntimeError: If shapes, dtypes or devices differ, or `mu` is not above 0.
     """
     if is_native(*_given(eps, direct, through)):
-        return call(torch.ops.sda_fast.guide.default, eps, direct, through, mu, sigma)
+        return call(native.guide, eps, direct, through, mu, sigma)
     return reference.guide(eps, direct, through, mu, sigma)
 
 
 def guide_(eps: Tensor, direct: Tensor, through: Tensor | None, mu: float, sigma: float) -> None:
     """Makes the posterior's estimate of :func:`guide` in place, of an `eps` of any strides."""
     if is_native(*_given(eps, direct, through), in_place=True):
-        torch.ops.sda_fast.guide_.default(eps, direct, through, mu, sigma)
+        native.guide_(eps, direct, through, mu, sigma)
     else:
         reference.guide_(eps, direct, through, mu, sigma)
 
@@ -102,9 +101,7 @@ def guide_predictor_(
             above 0, or there are not as many weights as past estimates.
     """
     if is_native(*_given(x, eps, direct, through, *past), in_place=True):
-        torch.ops.sda_fast.guide_predictor_.default(
-            x, eps, direct, through, mu, sigma, r, b, past, past_b
-        )
+        native.guide_predictor_(x, eps, direct, through, mu, sigma, r, b, past, past_b)
     else:
         reference.guide_predictor_(x, eps, direct, through, mu, sigma, r, b, past, past_b)
 
@@ -165,9 +162,7 @@ def guide_langevin_(
             "x", x, batch_dims, lambda x: in_place("eps", eps, batch_dims, partial(corrected, x))
         )
     elif is_native(*_given(x, eps, direct, through), in_place=True):
-        torch.ops.sda_fast.guide_langevin_.default(
-            x, eps, direct, through, mu, sigma, tau, *stream.values()
-        )
+        native.guide_langevin_(x, eps, direct, through, mu, sigma, tau, *stream.values())
     else:
         reference.guide_langevin_(x, eps, direct, through, mu, sigma, tau, **stream)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._dispatch import call, fake_like, register
+from ._dispatch import call, fake_like, native, register
 
 # How much of a network's activations is kept for its gradient. What of the windows does not fit is
 # computed once more.
@@ -64,7 +64,7 @@ def mlp_score(
     tensors = (x, start, mask, weight, bias, weights, transposed)
     options = (widths, activation, length_aware, bfloat16)
     rows = _rows(x, start, widths) if torch.is_grad_enabled() and x.requires_grad else 0
-    return call(torch.ops.sda_fast.mlp_score.default, *tensors, *options, rows)[0]
+    return call(native.mlp_score, *tensors, *options, rows)[0]
 
 
 def mlp_score_linearised(
@@ -86,10 +86,10 @@ def mlp_score_linearised(
     options = (widths, activation, length_aware, bfloat16)
     rows = _rows(x, start, widths)
     with torch.no_grad():
-        eps, kept = call(torch.ops.sda_fast.mlp_score.default, *tensors, *options, rows)
+        eps, kept = call(native.mlp_score, *tensors, *options, rows)
 
     def vjp(cotangent: Tensor) -> Tensor:
-        operator = torch.ops.sda_fast.mlp_score_vjp.default
+        operator = native.mlp_score_vjp
         with torch.no_grad():
             product: Tensor = call(operator, cotangent, *tensors, kept, *options)
         return product
@@ -120,7 +120,7 @@ def _setup_mlp_score(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Te
 
 
 def _backward_mlp_score(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    grad_x = torch.ops.sda_fast.mlp_score_vjp.default(
+    grad_x = native.mlp_score_vjp(
         grad, *ctx.saved_tensors, ctx.widths, ctx.activation, ctx.length_aware, ctx.bfloat16
     )
     return grad_x, *(None,) * 11

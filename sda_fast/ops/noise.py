@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import reference
 from ._batch import check_alike, in_place, join, split
-from ._dispatch import call, fake_in_place, fake_like, is_native, register
+from ._dispatch import call, fake_in_place, fake_like, is_native, native, register
 
 
 def check_stream(seed: int, step: int, correction: int, first_sample: int) -> dict[str, int]:
@@ -87,7 +87,7 @@ def langevin(
         batch, x, eps = x.shape[:batch_dims], join("x", x, batch_dims), join("eps", eps, batch_dims)
         return split(langevin(x, eps, sigma, tau, **stream), batch)
     if is_native(x, eps):
-        return call(torch.ops.sda_fast.langevin.default, x, eps, sigma, tau, *stream.values())
+        return call(native.langevin, x, eps, sigma, tau, *stream.values())
     return reference.langevin(x, eps, sigma, tau, **stream)
 
 
@@ -110,7 +110,7 @@ def langevin_(
         beside = join("eps", eps, batch_dims)
         in_place("x", x, batch_dims, lambda x: langevin_(x, beside, sigma, tau, **stream))
     elif is_native(x, eps, in_place=True):
-        torch.ops.sda_fast.langevin_.default(x, eps, sigma, tau, *stream.values())
+        native.langevin_(x, eps, sigma, tau, *stream.values())
     else:
         reference.langevin_(x, eps, sigma, tau, **stream)
 
@@ -147,7 +147,7 @@ def philox_normal_(
     if batch_dims != 1:
         in_place("out", out, batch_dims, lambda out: philox_normal_(out, **stream))
     elif is_native(out, in_place=True):
-        torch.ops.sda_fast.philox_normal_.default(out, *stream.values())
+        native.philox_normal_(out, *stream.values())
     else:
         reference.philox_normal_(out, **stream)
 
@@ -175,7 +175,7 @@ def _backward_langevin(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return x if event is None else x.sum(dim=event, keepdim=True)
 
     z = torch.empty(eps.shape, dtype=eps.dtype, device=eps.device)
-    torch.ops.sda_fast.philox_normal_.default(z, *ctx.stream)
+    native.philox_normal_(z, *ctx.stream)
 
     mean = over_event(eps.square()) / size
     still = mean == 0

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ._dispatch import call, is_native, register
+from ._dispatch import call, is_native, native, register
 
 
 def subsample(x: Tensor, start: Sequence[int], step: Sequence[int], size: Sequence[int]) -> Tensor:
@@ -40,7 +40,7 @@ def subsample(x: Tensor, start: Sequence[int], step: Sequence[int], size: Sequen
     """
     start, step, size = list(start), list(step), list(size)
     if is_native(x):
-        return call(torch.ops.sda_fast.subsample.default, x, start, step, size)
+        return call(native.subsample, x, start, step, size)
     return reference.subsample(x, start, step, size)
 
 
@@ -63,7 +63,7 @@ def subsample_adjoint(
     """
     start, step, shape = list(start), list(step), list(shape)
     if is_native(y):
-        return call(torch.ops.sda_fast.subsample_adjoint.default, y, start, step, shape)
+        return call(native.subsample_adjoint, y, start, step, shape)
     return reference.subsample_adjoint(y, start, step, shape)
 
 
@@ -113,7 +113,7 @@ def sparse_map(
         value = None if value is None else value.to(wide)
         row_t, column_t, value_t = transposed or (None, None, None)
         value_t = None if value_t is None else value_t.to(wide)
-        operator = torch.ops.sda_fast.sparse_map.default
+        operator = native.sparse_map
         return call(operator, x, row, column, value, row_t, column_t, value_t)
     return reference.sparse_map(x, row, column, value)
 
@@ -146,7 +146,7 @@ def block_mean(x: Tensor, block: Sequence[int]) -> Tensor:
     """
     block = list(block)
     if is_native(x):
-        return call(torch.ops.sda_fast.block_mean.default, x, block)
+        return call(native.block_mean, x, block)
     return reference.block_mean(x, block)
 
 
@@ -165,7 +165,7 @@ def block_mean_adjoint(y: Tensor, block: Sequence[int]) -> Tensor:
     """
     block = list(block)
     if is_native(y):
-        return call(torch.ops.sda_fast.block_mean_adjoint.default, y, block)
+        return call(native.block_mean_adjoint, y, block)
     return reference.block_mean_adjoint(y, block)
 
 
@@ -205,7 +205,7 @@ def residual(
     if is_native(prediction, *constants):
         wide = torch.float64 if prediction.dtype == torch.float64 else torch.float32
         y, std, gamma = (t.to(wide) for t in constants)
-        return call(torch.ops.sda_fast.residual.default, y, prediction, std, gamma, ratio)
+        return call(native.residual, y, prediction, std, gamma, ratio)
     return reference.residual(y, prediction, std, gamma, ratio)
 
 
@@ -223,12 +223,12 @@ def _setup_subsample(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward_subsample(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    adjoint = torch.ops.sda_fast.subsample_adjoint.default
+    adjoint = native.subsample_adjoint
     return adjoint(grad, ctx.start, ctx.step, list(ctx.trailing)), None, None, None
 
 
 def _backward_subsample_adjoint(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    subsample = torch.ops.sda_fast.subsample.default
+    subsample = native.subsample
     return subsample(grad, ctx.start, ctx.step, list(ctx.trailing)), None, None, None
 
 
@@ -258,7 +258,7 @@ def _backward_sparse_map(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     row, column, value, *transposed = ctx.saved_tensors
     if transposed[0] is None:
         transposed = transpose(row, column, value, ctx.event.numel())
-    sparse_map = torch.ops.sda_fast.sparse_map.default
+    sparse_map = native.sparse_map
     grad_x = sparse_map(grad, *transposed, row, column, value).reshape(grad.shape[0], *ctx.event)
     return grad_x, *(None,) * 6
 
@@ -268,11 +268,11 @@ def _setup_block_mean(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None
 
 
 def _backward_block_mean(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return torch.ops.sda_fast.block_mean_adjoint.default(grad, ctx.block), None
+    return native.block_mean_adjoint(grad, ctx.block), None
 
 
 def _backward_block_mean_adjoint(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return torch.ops.sda_fast.block_mean.default(grad, ctx.block), None
+    return native.block_mean(grad, ctx.block), None
 
 
 def _setup_residual(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -283,7 +283,7 @@ def _setup_residual(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward_residual(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     y, std, gamma = ctx.saved_tensors
     zero = torch.where(y.isnan(), y, 0.0)  # linear: its derivative is the residual of a zero
-    residual = torch.ops.sda_fast.residual.default
+    residual = native.residual
     return None, residual(zero, grad, std, gamma, ctx.ratio), None, None, None
 
 

@@ -4,11 +4,10 @@ __all__ = ["denoise", "multistep", "multistep_", "predictor", "predictor_"]
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import reference
-from ._dispatch import call, fake_elementwise, fake_in_place, is_native, register
+from ._dispatch import call, fake_elementwise, fake_in_place, is_native, native, register
 
 
 def predictor(x: Tensor, eps: Tensor, r: float, b: float) -> Tensor:
@@ -31,14 +30,14 @@ def predictor(x: Tensor, eps: Tensor, r: float, b: float) -> Tensor:
         RuntimeError: If shapes, dtypes or devices differ.
     """
     if is_native(x, eps):
-        return call(torch.ops.sda_fast.predictor.default, x, eps, r, b)
+        return call(native.predictor, x, eps, r, b)
     return reference.predictor(x, eps, r, b)
 
 
 def predictor_(x: Tensor, eps: Tensor, r: float, b: float) -> None:
     """Takes the step of :func:`predictor` in place, on an `x` of any strides."""
     if is_native(x, eps, in_place=True):
-        torch.ops.sda_fast.predictor_.default(x, eps, r, b)
+        native.predictor_(x, eps, r, b)
     else:
         reference.predictor_(x, eps, r, b)
 
@@ -71,14 +70,14 @@ def multistep(x: Tensor, eps: list[Tensor], r: float, b: list[float]) -> Tensor:
             estimates.
     """
     if is_native(x, *eps):
-        return call(torch.ops.sda_fast.multistep.default, x, eps, r, b)
+        return call(native.multistep, x, eps, r, b)
     return reference.multistep(x, eps, r, b)
 
 
 def multistep_(x: Tensor, eps: list[Tensor], r: float, b: list[float]) -> None:
     """Takes the step of :func:`multistep` in place, on an `x` of any strides."""
     if is_native(x, *eps, in_place=True):
-        torch.ops.sda_fast.multistep_.default(x, eps, r, b)
+        native.multistep_(x, eps, r, b)
     else:
         reference.multistep_(x, eps, r, b)
 
@@ -105,7 +104,7 @@ def denoise(x: Tensor, eps: Tensor, mu: float | Tensor, sigma: float | Tensor) -
     """
     numbers = not isinstance(mu, Tensor) and not isinstance(sigma, Tensor)
     if numbers and is_native(x, eps):
-        return call(torch.ops.sda_fast.denoise.default, x, eps, mu, sigma)
+        return call(native.denoise, x, eps, mu, sigma)
     return reference.denoise(x, eps, mu, sigma)
 
 

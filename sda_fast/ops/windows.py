@@ -4,12 +4,11 @@ __all__ = ["compose", "compose_denoise", "gather"]
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import reference
 from ._batch import join, split
-from ._dispatch import call, is_native, register
+from ._dispatch import call, is_native, native, register
 
 
 def gather(x: Tensor, start: Tensor, weight: Tensor, *, batch_dims: int = 1) -> Tensor:
@@ -39,7 +38,7 @@ def gather(x: Tensor, start: Tensor, weight: Tensor, *, batch_dims: int = 1) -> 
     if batch_dims != 1:
         return split(gather(join("x", x, batch_dims), start, weight), x.shape[:batch_dims])
     if is_native(x):
-        return call(torch.ops.sda_fast.gather.default, x, start, weight)
+        return call(native.gather, x, start, weight)
     return reference.gather(x, start, weight)
 
 
@@ -71,7 +70,7 @@ def compose(
         samples = compose(join("windows", windows, batch_dims), start, weight, length)
         return split(samples, windows.shape[:batch_dims])
     if is_native(windows):
-        return call(torch.ops.sda_fast.compose.default, windows, start, weight, length)
+        return call(native.compose, windows, start, weight, length)
     return reference.compose(windows, start, weight, length)
 
 
@@ -117,7 +116,7 @@ def compose_denoise(
         eps, denoised = compose_denoise(windows, start, weight, x, mu, sigma)
         return split(eps, batch), split(denoised, batch)
     if is_native(windows, x):
-        operator = torch.ops.sda_fast.compose_denoise.default
+        operator = native.compose_denoise
         return call(operator, windows, start, weight, x, mu, sigma)
     return reference.compose_denoise(windows, start, weight, x, mu, sigma)
 
@@ -146,7 +145,7 @@ def _setup_gather(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward_gather(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     start, weight = ctx.saved_tensors
-    return torch.ops.sda_fast.compose.default(grad, start, weight, ctx.length), None, None
+    return native.compose(grad, start, weight, ctx.length), None, None
 
 
 def _setup_compose(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -156,7 +155,7 @@ def _setup_compose(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward_compose(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     start, weight = ctx.saved_tensors
-    return torch.ops.sda_fast.gather.default(grad, start, weight), None, None, None
+    return native.gather(grad, start, weight), None, None, None
 
 
 def _setup_compose_denoise(
@@ -170,10 +169,8 @@ def _backward_compose_denoise(
     ctx: Any, grad_eps: Tensor, grad_denoised: Tensor
 ) -> tuple[Tensor | None, ...]:
     start, weight = ctx.saved_tensors
-    grad_eps = torch.ops.sda_fast.predictor.default(
-        grad_eps, grad_denoised, 1.0, -ctx.sigma / ctx.mu
-    )
-    grad_windows = torch.ops.sda_fast.gather.default(grad_eps, start, weight)
+    grad_eps = native.predictor(grad_eps, grad_denoised, 1.0, -ctx.sigma / ctx.mu)
+    grad_windows = native.gather(grad_eps, start, weight)
     return grad_windows, None, None, grad_denoised / ctx.mu, None, None
 
 
