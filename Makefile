@@ -3,11 +3,12 @@ VENV ?= .venv
 
 bin := $(VENV)/bin
 sources := $(shell find backend csrc sda_fast -type f -not -name '*.pyc' -not -path '*/.*')
-sanitized := build/sanitize/python
+operator_tests := python_tests/test_ops.py python_tests/test_ops_layout.py \
+    python_tests/test_ops_steps.py python_tests/test_ops_observations.py
 packages := import sysconfig; print(sysconfig.get_path('purelib'))
 install = $(bin)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: help demo test sanitize lint format bench clean
+.PHONY: help demo test sanitize tsan lint format bench clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -32,21 +33,34 @@ demo: $(VENV)/.demo  ## Assimilate a chaotic trajectory; writes demo.png and dem
 test: $(VENV)/.dev  ## Run the tests.
 	$(bin)/python -m pytest
 
-# A copy of the package with the library of the preset. Python runs without `site`, or the package
-# that is installed editable would be found first.
-sanitize: $(VENV)/.dev  ## Run the operators' tests with sanitizers.
-	PATH="$(abspath $(bin)):$$PATH" $(bin)/cmake --preset sanitize --log-level=WARNING \
+# Builds the preset of the target's name and runs tests with a copy of the package and that library.
+# Python runs without `site`, or the package that is installed editable would be found first.
+define run_instrumented
+	PATH="$(abspath $(bin)):$$PATH" $(bin)/cmake --preset $@ --log-level=WARNING \
 	    -DCMAKE_CXX_COMPILER=$(CXX) -DPython_EXECUTABLE="$(abspath $(bin))/python"
-	PATH="$(abspath $(bin)):$$PATH" $(bin)/cmake --build --preset sanitize
-	rm -rf $(sanitized) && mkdir -p $(sanitized) && cp -r sda_fast $(sanitized)/
-	cp build/sanitize/_C.*.so $(sanitized)/sda_fast/
-	PYTHONPATH="$(sanitized):$$($(bin)/python -c "$(packages)")" OMP_NUM_THREADS=1 \
-	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-	$(bin)/python -S $(bin)/pytest -p no:cacheprovider python_tests/test_ops.py \
-	    python_tests/test_ops_layout.py python_tests/test_ops_steps.py \
-	    python_tests/test_ops_observations.py python_tests/test_fuzz.py \
-	    -k "not every_instruction_set and not compil and not opcheck"
+	PATH="$(abspath $(bin)):$$PATH" $(bin)/cmake --build --preset $@
+	rm -rf build/$@/python && mkdir -p build/$@/python && cp -r sda_fast build/$@/python/
+	cp build/$@/_C.*.so build/$@/python/sda_fast/
+	PYTHONPATH="build/$@/python:$$($(bin)/python -c "$(packages)")" $(options) \
+	LD_PRELOAD="$(foreach l,$(runtime) libstdc++.so.6,$$($(CXX) -print-file-name=$l))" \
+	$(launcher) $(bin)/python -S $(bin)/pytest -p no:cacheprovider --capture=sys $(tests)
+endef
+
+sanitize: runtime := libasan.so
+sanitize: options := OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
+    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+sanitize: tests := $(operator_tests) python_tests/test_fuzz.py \
+    -k "not every_instruction_set and not compil and not opcheck"
+sanitize: $(VENV)/.dev  ## Run the operators' tests with sanitizers.
+	$(run_instrumented)
+
+# Addresses that are not random: ThreadSanitizer has room for those of few systems' randomness.
+tsan: runtime := libtsan.so
+tsan: options := TSAN_OPTIONS=ignore_noninstrumented_modules=1
+tsan: launcher := setarch -R
+tsan: tests := $(operator_tests) python_tests/test_fused.py -k threads
+tsan: $(VENV)/.dev  ## Run the operators' tests of several threads with ThreadSanitizer.
+	$(run_instrumented)
 
 lint: $(VENV)/.dev  ## Check the format, the style and the types.
 	$(bin)/ruff check .

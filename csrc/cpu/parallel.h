@@ -14,16 +14,19 @@ namespace sda_fast::cpu {
 
 #ifdef __SANITIZE_THREAD__
 // ThreadSanitizer sees neither how torch's threads start nor how they are waited for: the libraries
-// that do so are not instrumented.
+// that do so are not instrumented. Its tokens are static, as what a thread has captured may be read
+// only after it has acquired the first, and is written before that is released. They order what is
+// before, in and after a loop, and no two threads within one.
 template <typename F>
 void parallel(int64_t items, int64_t grain, const F& f) {
-  char start, end;
-  __tsan_release(&start);
-  torch::stable::parallel_for(0, items, grain, [&](int64_t first, int64_t last) {
+  static char start, end;
+  const auto body = [&f](int64_t first, int64_t last) {
     __tsan_acquire(&start);
     f(first, last);
     __tsan_release(&end);
-  });
+  };
+  __tsan_release(&start);
+  torch::stable::parallel_for(0, items, grain, body);
   __tsan_acquire(&end);
 }
 #else
