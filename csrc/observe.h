@@ -7,6 +7,7 @@
 
 #include "checks.h"
 #include "kernels/block_mean.h"
+#include "kernels/residual.h"
 #include "kernels/subsample.h"
 
 namespace sda_fast {
@@ -207,5 +208,20 @@ struct ResidualOperands {
   Tensor y, prediction, std, gamma;
   int64_t batch, size;
 };
+
+template <typename T>
+Residual<T> residual_args(const ResidualOperands& of, double ratio, const Tensor& out) {
+  using Number = Accumulate<T>;
+  return {static_cast<const Number*>(of.y.data_ptr()),
+          static_cast<const T*>(of.prediction.data_ptr()),
+          static_cast<const Number*>(of.std.data_ptr()),
+          static_cast<const Number*>(of.gamma.data_ptr()),
+          static_cast<T*>(out.data_ptr()),
+          of.batch,
+          of.size,
+          of.std.numel() == 1,
+          of.gamma.numel() == 1,
+          static_cast<Number>(ratio * ratio)};
+}
 
 }  // namespace sda_fast

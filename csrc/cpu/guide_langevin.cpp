@@ -1,5 +1,6 @@
 #include <torch/csrc/stable/library.h>
 
+#include "../correction.h"
 #include "../terms.h"
 #include "langevin.h"
 
@@ -8,23 +9,13 @@ namespace sda_fast::cpu {
 void guide_langevin_(const Tensor& x, const Tensor& eps, const Tensor& direct,
                      const std::optional<Tensor>& through, double mu, double sigma, double tau,
                      int64_t seed, int64_t step, int64_t correction, int64_t first_sample) {
-  check_state("x", x, 1);
-  check_like("eps", eps, "x", x);
-  const NoiseKey key = check_noise(x, seed, step, correction, first_sample);
+  const Correction of(x, eps, sigma, tau, seed, step, correction, first_sample);
   Guided guided(x, eps, direct, through, mu, sigma);
   if (x.numel() == 0) return;
 
   dispatch(x, [&]<typename T>(T) {
     const Linear<T> guide = linear_args<T>(guided.terms, guided.eps.work);
-    const Langevin<T> args = {static_cast<const T*>(guided.x.work.data_ptr()),
-                              static_cast<const T*>(guided.eps.work.data_ptr()),
-                              static_cast<T*>(guided.x.work.data_ptr()),
-                              x.size(0),
-                              size_from(x, 1),
-                              sigma,
-                              tau,
-                              key,
-                              static_cast<uint32_t>(first_sample)};
+    const Langevin<T> args = langevin_args<T>(of, guided.x.work, guided.eps.work, guided.x.work);
     const int64_t blocks = portable::langevin_blocks(args.size);
     const auto start = [&](int64_t item) {
       return item / blocks * args.size + item % blocks * portable::kBlock;

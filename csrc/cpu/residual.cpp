@@ -14,17 +14,7 @@ Tensor residual(const Tensor& y, const Tensor& prediction, const Tensor& std, co
   if (out.numel() == 0) return out;
 
   dispatch(prediction, [&]<typename T>(T) {
-    using Number = Accumulate<T>;
-    const Residual<T> args = {static_cast<const Number*>(of.y.data_ptr()),
-                              static_cast<const T*>(of.prediction.data_ptr()),
-                              static_cast<const Number*>(of.std.data_ptr()),
-                              static_cast<const Number*>(of.gamma.data_ptr()),
-                              static_cast<T*>(out.data_ptr()),
-                              of.batch,
-                              of.size,
-                              of.std.numel() == 1,
-                              of.gamma.numel() == 1,
-                              static_cast<Number>(ratio * ratio)};
+    const Residual<T> args = residual_args<T>(of, ratio, out);
     for_items(out.numel(), 1,
               [&](int64_t begin, int64_t end) { loops_of<T>().residual(args, begin, end); });
   });

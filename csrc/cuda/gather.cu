@@ -2,6 +2,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "../windows.h"
 #include "launch.h"
 
 namespace sda_fast::cuda {
@@ -18,30 +19,13 @@ void run(const Launch& launch, const Gather<T>& args) {
 }  // namespace
 
 Tensor gather(const Tensor& x, const Tensor& start, const Tensor& weight) {
-  check_state("x", x, 3);
-  check_plan(start, weight, "x", x);
+  const GatherOperands of(x, start, weight);
   const Launch launch(x);
-  const Tensor states = with_rows(x, 2);
-  const Tensor starts = as_contiguous(start);
-  const Tensor weights = as_contiguous(weight);
-
-  const int64_t count = weight.size(0), window = weight.size(1);
-  const Tensor out =
-      allocate(x, sizes({x.size(0), count, window * x.size(2)}, x, 3), x.scalar_type());
+  const Tensor out = allocate(x, of.result_sizes(), x.scalar_type());
   if (out.numel() == 0) return out;
 
   dispatch(x, [&]<typename T>(T) {
-    const Gather<T> g = {static_cast<const T*>(states.data_ptr()),
-                         static_cast<const int64_t*>(starts.data_ptr()),
-                         static_cast<const int8_t*>(weights.data_ptr()),
-                         static_cast<T*>(out.data_ptr()),
-                         x.size(0),
-                         x.size(1),
-                         count,
-                         window,
-                         size_from(x, 2),
-                         step_along(states, 0),
-                         step_along(states, 1)};
+    const Gather<T> g = gather_args<T>(of, out);
     if (g.row % 4 == 0 && g.batch_stride % 4 == 0 && g.time_stride % 4 == 0 && is_aligned(g.x) &&
         is_aligned(g.out)) {
       run<Quad<T>>(launch, {reinterpret_cast<const Quad<T>*>(g.x), g.start, g.weight,

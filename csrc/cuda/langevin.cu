@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "../correction.h"
 #include "launch.h"
 
 namespace sda_fast::cuda {
@@ -31,19 +32,11 @@ void run_in_blocks(const Launch& launch, const Langevin<T>& args, double* sums, 
 }
 
 // All contiguous; out may be x.
-void run(const Launch& launch, const Tensor& x, const Tensor& eps, double sigma, double tau,
-         NoiseKey key, int64_t first_sample, const Tensor& out) {
+void run(const Launch& launch, const Correction& of, const Tensor& x, const Tensor& eps,
+         const Tensor& out) {
   if (x.numel() == 0) return;
   dispatch(x, [&]<typename T>(T) {
-    const Langevin<T> args = {static_cast<const T*>(x.data_ptr()),
-                              static_cast<const T*>(eps.data_ptr()),
-                              static_cast<T*>(out.data_ptr()),
-                              x.size(0),
-                              size_from(x, 1),
-                              sigma,
-                              tau,
-                              key,
-                              static_cast<uint32_t>(first_sample)};
+    const Langevin<T> args = langevin_args<T>(of, x, eps, out);
     const bool aligned = is_aligned(args.x) && is_aligned(args.eps) && is_aligned(args.out) &&
                          samples_aligned(args.batch, args.size);
     if (args.size <= kBlock) {
@@ -61,24 +54,20 @@ void run(const Launch& launch, const Tensor& x, const Tensor& eps, double sigma,
 
 Tensor langevin(const Tensor& x, const Tensor& eps, double sigma, double tau, int64_t seed,
                 int64_t step, int64_t correction, int64_t first_sample) {
-  check_state("x", x, 1);
-  check_like("eps", eps, "x", x);
-  const NoiseKey key = check_noise(x, seed, step, correction, first_sample);
+  const Correction of(x, eps, sigma, tau, seed, step, correction, first_sample);
   const Launch launch(x);
   const Tensor states = as_contiguous(x);
   const Tensor out = allocate(x, sizes({}, x, 0), x.scalar_type());
-  run(launch, states, as_contiguous(eps), sigma, tau, key, first_sample, out);
+  run(launch, of, states, as_contiguous(eps), out);
   return out;
 }
 
 void langevin_(const Tensor& x, const Tensor& eps, double sigma, double tau, int64_t seed,
                int64_t step, int64_t correction, int64_t first_sample) {
-  check_state("x", x, 1);
-  check_like("eps", eps, "x", x);
-  const NoiseKey key = check_noise(x, seed, step, correction, first_sample);
+  const Correction of(x, eps, sigma, tau, seed, step, correction, first_sample);
   const Launch launch(x);
   InPlace target(x);
-  run(launch, target.work, target.beside(eps), sigma, tau, key, first_sample, target.work);
+  run(launch, of, target.work, target.beside(eps), target.work);
   target.finish();
 }
 
