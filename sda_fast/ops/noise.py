@@ -22,12 +22,13 @@ def check_stream(seed: int, step: int, correction: int, first_sample: int) -> di
     """Checks the place of a stream of noise. The native schema has signed 64-bit numbers."""
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must fit in 64 bits, but is {seed}")
-    for name, value, bits in (
-        ("step", step, 32),
-        ("correction", correction, 16),
-        ("first_sample", first_sample, 32),
+    for name, value, limit in (
+        ("step", step, 2**32),
+        ("correction", correction, 2**16),
+        ("first_sample", first_sample, 2**32),
     ):
-        if not 0 <= value < 2**bits:
+        if not 0 <= value < limit:
+            bits = limit.bit_length() - 1
             raise ValueError(f"{name} must be at least 0 and below 2^{bits}, but is {value}")
 
     return {
