@@ -26,3 +26,18 @@ def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
 def threads(_one_thread: None) -> Callable[[int], None]:
     """Sets the number of torch's threads, for the test."""
     return torch.set_num_threads
+
+
+@pytest.fixture
+def small_cases(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Makes the studies of Lorenz-63 filter with few particles."""
+    from experiments.lorenz import cases
+
+    monkeypatch.setattr(cases, "PARTICLES", 512)
+    monkeypatch.setattr(cases, "SPIN_UP", 50)
+    cached = (cases.attractor, cases.make_case)
+    for function in cached:
+        function.cache_clear()
+    yield
+    for function in cached:
+        function.cache_clear()

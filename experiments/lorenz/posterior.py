@@ -15,58 +15,40 @@ it gives the floor, what an exact method would score, and an ensemble Kalman smo
     lost             members that left the attractor by 10 standard deviations, not scored
 
 Each cell's numbers are kept in `posterior.jsonl` as soon as they are known, and a run that is
-repeated with the same folder goes on where it ended. At the end `posterior.json` and `posterior.md`
-hold the means over truths.
+repeated with the same folder goes on where it ended. At the end `posterior.md` holds the means over
+truths and `posterior.png` shows them.
 
 References:
     | Score-based Data Assimilation (Rozet & Louppe, 2023), section 4.1
     | https://arxiv.org/abs/2306.10574
 """
 
-import argparse
-import json
-import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Generator, Tensor
 
-from sda_fast import VPSDE, GaussianScore, Junction, NoisyLorenz63, load_prior, sample
-from sda_fast.composition import Composition
-from sda_fast.evaluation import (
-    Observation,
-    coverage,
-    energy_distance,
-    ensemble_kalman_smoother,
-    log_prior,
-    particle_filter,
-    wasserstein,
-)
-from sda_fast.io import atomic_write
+from sda_fast.evaluation import ensemble_kalman_smoother
 
-LENGTH, GAMMA, PARTICLES, SPIN_UP = 65, 3e-2, 16384, 1024
+from .. import study
+from ..study import Record, number, percent
+from . import cases
+from .cases import FILTER, JUNCTION, PRIORS, SMOOTHER, Case, Instrument
 
-# A member with a standardised element beyond this is lost: one of them would be all of a mean.
-LOST = 10.0
+# the paper's low- and high-frequency observations
+SETTINGS = {"lo": Instrument(8, 0.05), "hi": Instrument(1, 0.25)}
 
-# every how many states, and how exactly, the first coordinate is observed
-SETTINGS = {"lo": (8, 0.05), "hi": (1, 0.25)}
-
-PRIORS: dict[str, tuple[str, str | Composition]] = {
-    "centre, k = 2": ("lorenz63", "centre"),
-    "centre, w = 9": ("lorenz63-w9", "centre"),
-    "junction, w = 9": ("lorenz63-w9", Junction(window=9, stride=4)),
+METRICS = {
+    "log_prior": "log prior",
+    "log_likelihood": "log likelihood",
+    "w1": "W1",
+    "energy": "energy",
+    "coverage": "coverage",
+    "lost": "lost",
 }
-FILTER, SMOOTHER = "particle filter", "ensemble Kalman"
-
-METRICS = ("log_prior", "log_likelihood", "w1", "energy", "coverage", "lost")
-
-chain = NoisyLorenz63(dt=0.025)
 
 
 @dataclass(frozen=True)
@@ -78,9 +60,17 @@ class Profile:
     steps: int
     corrections: Sequence[int]
     taus: Sequence[float]
+    methods: Sequence[str] = tuple(PRIORS)
 
 
-QUICK = Profile(truths=2, members=64, steps=64, corrections=(0, 1, 4), taus=(0.5,))
+QUICK = Profile(
+    truths=2,
+    members=64,
+    steps=64,
+    corrections=(0, 1, 4),
+    taus=(0.5,),
+    methods=("centre, k = 2", "centre, w = 9", JUNCTION),
+)
 FULL = Profile(truths=4, members=256, steps=256, corrections=(0, 1, 2, 4, 8, 16), taus=(0.25, 0.5))
 
 
@@ -107,150 +97,55 @@ def cells(profile: Profile) -> Iterator[Cell]:
         for tau in profile.taus if C else (0.0,):  # tau does nothing where nothing is corrected
             for truth in range(profile.truths):
                 for setting in SETTINGS:
-                    for method in PRIORS:
+                    for method in profile.methods:
                         yield Cell(setting, truth, profile.members, method, profile.steps, C, tau)
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A truth (L, 3), what was observed of it, and its posterior by the particle filter (N, L, 3).
-
-    States are physical, the observation is standardised."""
-
-    truth: Tensor
-    observation: Observation
-    reference: Tensor
-
-
-def observe(x: Tensor) -> Tensor:
-    """Returns the standardised first coordinate of physical states (*, 3)."""
-    return chain.preprocess(x)[..., :1]
-
-
-@cache
-def attractor(seed: int) -> Tensor:
-    """Draws states from the stationary law, one for each particle."""
-    generator = Generator().manual_seed(seed)
-    x = chain.prior((PARTICLES,), generator=generator)
-    return chain.trajectory(x, SPIN_UP, last=True, generator=generator)
-
-
-@cache
-def make_case(setting: str, seed: int, members: int) -> Case:
-    """Simulates and observes a truth, and draws its posterior by the particle filter."""
-    every, std = SETTINGS[setting]
-    generator = Generator().manual_seed(seed)
-    x = chain.trajectory(chain.prior(generator=generator), SPIN_UP, last=True, generator=generator)
-    truth = chain.trajectory(x, LENGTH, generator=generator)
-    y = torch.full((LENGTH, 1), math.nan)
-    y[::every] = observe(truth)[::every]
-    y += std * torch.randn(y.shape, generator=generator)
-    observation = Observation(y, observe, std)
-
-    return Case(truth, observation, filtered(observation, 1, seed, members))
-
-
-def filtered(observation: Observation, run: int, seed: int, members: int) -> Tensor:
-    """Draws physical trajectories by an independent run of the particle filter."""
-    generator = Generator().manual_seed(1000 * run + seed)
-    particles = particle_filter(chain, observation, attractor(run), generator=generator)
-    return particles.trajectories(members, generator=generator)
 
 
 def draw(cell: Cell, case: Case, device: str) -> Tensor:
     """Draws physical posterior trajectories, with shape (N, L, 3)."""
     if cell.method == FILTER:
-        return filtered(case.observation, 2, cell.truth, cell.members)
+        return cases.filtered(case.observation, 2, cell.truth, cell.members)
     if cell.method == SMOOTHER:
-        x = attractor(3)[: cell.members]
+        x = cases.attractor(3)[: cell.members]
         generator = Generator().manual_seed(cell.truth)
-        return ensemble_kalman_smoother(chain, case.observation, x, generator=generator)
+        return ensemble_kalman_smoother(cases.chain, case.observation, x, generator=generator)
 
-    name, composition = PRIORS[cell.method]
-    prior = load_prior(name, length=LENGTH, composition=composition, device=device)
-    every, std = SETTINGS[cell.setting]
-    y = case.observation.y[::every].to(device)
-    guided = GaussianScore(y, lambda x: x[..., ::every, :1], std, prior, gamma=GAMMA)
-    posterior = VPSDE(guided.to(device), prior.shape).to(device)
-    options = {"steps": cell.steps, "corrections": cell.C, "tau": cell.tau or 1.0}
-
-    return chain.postprocess(sample(posterior, (cell.members,), seed=cell.truth, **options).cpu())
-
-
-def measure(x: Tensor, case: Case) -> dict[str, float]:
-    """Scores physical trajectories (N, L, 3)."""
-    kept = (chain.preprocess(x).abs() < LOST).all(dim=2).all(dim=1)
-    lost = 1 - float(kept.double().mean())
-    x = x[kept]
-    if len(x) < 2:
-        raise FloatingPointError(f"{lost:.0%} of the members left the attractor")
-
-    return {
-        "log_prior": (LENGTH - 1) * float(log_prior(chain, x.double()).mean()),
-        "log_likelihood": float(case.observation.total_log_likelihood(x).mean()),
-        "w1": wasserstein(x, case.reference),
-        "energy": energy_distance(x, case.reference, unbiased=True),
-        "coverage": coverage(x, case.truth),
-        "lost": lost,
-    }
+    guided = cases.guide(case, SETTINGS[cell.setting], cases.load(cell.method, device))
+    return cases.draw(
+        guided,
+        cell.members,
+        seed=cell.truth,
+        steps=cell.steps,
+        corrections=cell.C,
+        tau=cell.tau,
+    )
 
 
-def evaluate(cell: Cell, device: str) -> dict[str, Any]:
-    """Returns a cell with its numbers, or with why there are none."""
-    case = make_case(cell.setting, cell.truth, cell.members)
+def evaluate(cell: Cell, device: str = "cpu") -> Record:
+    """Returns a cell's numbers."""
+    case = cases.make_case(SETTINGS[cell.setting], cell.truth, cell.members)
     began = time.perf_counter()
-    try:
-        x = draw(cell, case, device)
-        seconds = time.perf_counter() - began
-        return asdict(cell) | measure(x, case) | {"seconds": seconds}
-    except FloatingPointError as error:
-        return asdict(cell) | {"error": str(error)}
+    x = draw(cell, case, device)
+    seconds = time.perf_counter() - began
+    return cases.measure(x, case) | {"seconds": seconds}
 
 
 def run(out: Path, profile: Profile, device: str = "cpu") -> str:
-    """Evaluates what the folder does not hold yet, and writes and returns the table."""
-    out.mkdir(parents=True, exist_ok=True)
-    log = out / "posterior.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
-    done = {key(record): record for record in map(json.loads, lines)}
+    """Evaluates what the folder does not hold yet, writes table and figure, returns the table."""
     wanted = list(cells(profile))
-
-    for i, cell in enumerate(wanted, start=1):
-        if key(asdict(cell)) in done:
-            continue
-        record = evaluate(cell, device)
-        done[key(record)] = record
-        lines.append(json.dumps(record))
-        atomic_write(log, "".join(f"{line}\n" for line in lines).encode())
-        print(f"{i}/{len(wanted)} {lines[-1]}", flush=True)
-
-    rows = average([done[key(asdict(cell))] for cell in wanted])
-    report = table(rows)
-    atomic_write(out / "posterior.json", json.dumps(asdict(profile) | {"rows": rows}).encode())
-    atomic_write(out / "posterior.md", f"{report}\n".encode())
-
-    return report
+    records = study.evaluate_all(out / "posterior.jsonl", wanted, partial(evaluate, device=device))
+    rows = average(records)
+    return study.write(out, "posterior", table(rows), draw_figure(rows))
 
 
-def key(record: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(record[name] for name in Cell.__dataclass_fields__)
-
-
-def average(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def average(records: Sequence[Record]) -> list[Record]:
     """Returns the means over truths, and how many of them diverged, in a table's order."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for record in records:
-        group = tuple(record[name] for name in ("setting", "method", "steps", "C", "tau"))
-        groups.setdefault(group, []).append(record)
-
+    names = ("setting", "method", "steps", "C", "tau")
     rows = []
-    for (setting, method, steps, C, tau), group in groups.items():
-        good = [record for record in group if "error" not in record]
-        row = {"setting": setting, "method": method, "steps": steps, "C": C, "tau": tau}
-        row |= {"truths": len(group), "diverged": len(group) - len(good)}
-        for name in METRICS:
-            row[name] = sum(r[name] for r in good) / len(good) if good else None
-        rows.append(row)
+    for values, group in study.group(records, names).items():
+        row: Record = dict(zip(names, values, strict=True))
+        row |= {"truths": len(group), "diverged": sum("error" in record for record in group)}
+        rows.append(row | {name: study.mean(group, name) for name in METRICS})
 
     settings, methods = list(SETTINGS), [FILTER, SMOOTHER, *PRIORS]
     rows.sort(key=lambda r: (settings.index(r["setting"]), methods.index(r["method"])))
@@ -258,43 +153,61 @@ def average(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def number(x: float) -> str:
-    return f"{x:.2f}" if abs(x) < 10 else f"{x:.1f}"
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[Record]) -> str:
     """Writes rows as Markdown. A row of the particle filter is the floor of its setting."""
-    names = [name.replace("_", " ").replace("w1", "W1") for name in METRICS]
-    head = ["", "", "C", "tau", "score evaluations", *names]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines = []
     for row in rows:
         evaluations = row["steps"] * (1 + row["C"])
         settings = (row["C"], row["tau"] or "", evaluations) if evaluations else ("", "", "")
         if row["w1"] is None:
             scores = ["diverged"] * len(METRICS)
         else:
-            scores = [number(row[name]) for name in METRICS[:-2]]
-            scores += [f"{row[name]:.0%}" for name in METRICS[-2:]]
+            shares = ("coverage", "lost")
+            scores = [(percent if name in shares else number)(row[name]) for name in METRICS]
         name = row["method"]
         if row["diverged"]:
             name += f" ({row['diverged']} of {row['truths']} diverged)"
-        lines.append(f"| {' | '.join(map(str, (row['setting'], name, *settings, *scores)))} |")
+        lines.append((row["setting"], name, *settings, *scores))
 
-    return "\n".join(lines)
+    return study.table(["", "", "C", "tau", "score evaluations", *METRICS.values()], lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Posteriors of Lorenz-63 and a particle filter's.")
-    size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--quick", action="store_true", help="minutes on two cores")
-    size.add_argument("--full", action="store_true", help="the paper's settings: for a GPU")
-    parser.add_argument("--out", type=Path, default=Path("runs/lorenz"), help="folder of results")
-    parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
+def draw_figure(rows: Sequence[Record]):
+    """Draws W1 and the log prior against C, with the particle filter's as lines."""
+    metrics = ("w1", "log_prior")
+    figure, axes = study.panels(len(metrics), len(SETTINGS), width=4.2, sharex=True)
 
-    profile = QUICK if arguments.quick else FULL
-    print("\n" + run(arguments.out, profile, arguments.device))
+    for column, setting in zip(axes.T, SETTINGS, strict=True):
+        column[0].set_title(setting, fontsize="medium")
+        for panel, metric in zip(column, metrics, strict=True):
+            chosen = [row for row in rows if row["setting"] == setting and row[metric] is not None]
+            for row in chosen:
+                if not row["steps"]:
+                    dash = "-" if row["method"] == FILTER else "--"
+                    panel.axhline(row[metric], color="black", ls=dash, lw=1, label=row["method"])
+            groups = study.group([row for row in chosen if row["steps"]], ("method", "tau"))
+            methods = {method: n for n, method in enumerate(PRIORS)}
+            for (method, tau), points in groups.items():
+                panel.plot(
+                    [row["C"] for row in points],
+                    [row[metric] for row in points],
+                    "o-" if tau in (0, 0.5) else "s:",
+                    color=study.COLOURS[methods[method]],
+                    ms=4,
+                    label=method if tau else None,
+                )
+            if metric == "w1":
+                panel.set_yscale("log")
+            else:
+                panel.set_yscale("symlog", linthresh=100)
+    for panel, metric in zip(axes[:, 0], metrics, strict=True):
+        panel.set_ylabel(METRICS[metric])
+    for panel in axes[-1]:
+        panel.set_xlabel("corrections C")
+    axes[0, -1].legend(fontsize="x-small", frameon=False)
+
+    return figure
 
 
 if __name__ == "__main__":
-    main()
+    study.command(__doc__.splitlines()[0], run, QUICK, FULL, "runs/lorenz")

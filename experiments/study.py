@@ -1,0 +1,137 @@
+"""What the studies share: cells that are evaluated one by one and kept, tables, figures, a command.
+
+A study is a list of cells, frozen dataclasses of numbers and strings, and a function that evaluates
+one. A cell's result is written to disk as soon as it is known, so that a run that is repeated with
+the same folder goes on where it ended.
+"""
+
+import argparse
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sda_fast.io import atomic_write
+
+Record = dict[str, Any]
+
+BLUE, ORANGE, GREEN, RED, GREY = "#3b6ea8", "#d1622b", "#4f8a4c", "#b03a48", "#8a8a8a"
+COLOURS = (BLUE, ORANGE, GREEN, RED, "#7a5ba6", "#2b9c9c", GREY)
+
+
+def evaluate_all(
+    log: Path, cells: Sequence[Any], evaluate: Callable[[Any], Record]
+) -> list[Record]:
+    """Evaluates the cells that the log does not hold yet, and returns the records of all.
+
+    Arguments:
+        log: The file of records, one JSON object a line.
+        cells: The cells, instances of one dataclass.
+        evaluate: A function from a cell to its numbers. What it raises as `FloatingPointError` is
+            recorded as an "error".
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    lines = log.read_text().splitlines() if log.exists() else []
+    names = list(asdict(cells[0]))
+
+    def key(record: Record) -> str:
+        return json.dumps([record.get(name) for name in names])
+
+    done = {key(record): record for record in map(json.loads, lines)}
+    for i, cell in enumerate(cells, start=1):
+        record = asdict(cell)
+        if key(record) in done:
+            continue
+        try:
+            record |= evaluate(cell)
+        except FloatingPointError as error:
+            record["error"] = str(error)
+        lines.append(json.dumps(record))
+        done[key(record)] = json.loads(lines[-1])
+        atomic_write(log, "".join(f"{line}\n" for line in lines).encode())
+        print(f"{i}/{len(cells)} {lines[-1][:400]}", flush=True)
+
+    return [done[key(asdict(cell))] for cell in cells]
+
+
+def group(records: Sequence[Record], names: Sequence[str]) -> dict[tuple[Any, ...], list[Record]]:
+    """Groups records by some of their fields, in the order in which they come."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(tuple(record[name] for name in names), []).append(record)
+
+    return groups
+
+
+def mean(records: Sequence[Record], name: str) -> float | None:
+    """Returns the mean of a number over records without an error, or None."""
+    values = [record[name] for record in records if "error" not in record]
+    return sum(values) / len(values) if values else None
+
+
+def number(x: float | None) -> str:
+    """Writes a number with three significant digits."""
+    if x is None:
+        return "–"
+    return f"{x:.2f}" if abs(x) < 10 else f"{x:.1f}" if abs(x) < 1e4 else f"{x:.3g}"
+
+
+def percent(x: float | None) -> str:
+    """Writes a share."""
+    return "–" if x is None else f"{x:.0%}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Writes a table in Markdown."""
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows])
+
+
+def panels(rows: int, columns: int, *, width: float = 3.2, height: float = 2.6, **options: Any):
+    """Makes a figure, and its panels in an array (rows, columns)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), dpi=110, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    for panel in axes.flat:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize="small")
+
+    return figure, axes
+
+
+def write(out: Path, name: str, text: str, figure: Any = None) -> str:
+    """Writes a study's tables, NAME.md, and its figure, NAME.png, and returns the tables."""
+    atomic_write(out / f"{name}.md", f"{text}\n".encode())
+    if figure is not None:
+        image = io.BytesIO()
+        figure.savefig(image, format="png")
+        atomic_write(out / f"{name}.png", image.getvalue())
+
+    return text
+
+
+def command(
+    description: str, run: Callable[[Path, Any, str], str], quick: Any, full: Any, out: str
+) -> None:
+    """Runs a study from the command line and prints its tables.
+
+    Arguments:
+        description: What it is about.
+        run: A function of the folder, the profile and the device that returns the tables.
+        quick: The profile of a few minutes.
+        full: The profile for a GPU.
+        out: The folder by default.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--quick", action="store_true", help="minutes on two cores")
+    size.add_argument("--full", action="store_true", help="many more settings: for a GPU")
+    parser.add_argument("--out", type=Path, default=Path(out), help="folder of results")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+
+    profile = quick if arguments.quick else full
+    print("\n" + run(arguments.out, profile, arguments.device))
