@@ -1,0 +1,229 @@
+r"""The paper's fourth claim: guidance that knows how sure it is needs no tuning.
+
+    python -m experiments.lorenz.guidance --quick --out runs/lorenz
+
+The first coordinate of a truth of 65 states is observed at every 8th state, with several levels of
+noise. One prior is guided by
+
+    Gamma       a number gamma (Rozet & Louppe, 2023)
+    spectral    the true covariance, from the spectrum of 4096 trajectories, plus a floor
+    MMPS        the network's own Jacobian, by so many iterations (Rozet et al., 2024)
+    DPS         a strength zeta, the norm being each sample's (Chung et al., 2023)
+
+over a range of their strength, and each posterior is set beside a particle filter's, whose second
+run is the floor. A guidance is stable where the energy distance stays small over strengths and
+levels of noise alike.
+
+References:
+    | Score-based Data Assimilation (Rozet & Louppe, 2023), section 3.2
+    | https://arxiv.org/abs/2306.10574
+    | Diffusion Posterior Sampling for General Noisy Inverse Problems (Chung et al., 2023)
+    | https://arxiv.org/abs/2209.14687
+    | Learning Diffusion Priors from Observations by Expectation Maximization (Rozet et al., 2024)
+    | https://arxiv.org/abs/2405.13712
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from torch import Generator, nn
+
+from sda_fast import VPSDE, DPSGaussianScore, MMPSGaussianScore, Spectrum
+from sda_fast.data import simulate
+
+from .. import study
+from ..study import Record, number, percent
+from . import cases
+from .cases import FILTER, Case, Instrument
+
+EVERY, TRAJECTORIES = 8, 4096
+GAMMA, SPECTRAL, MMPS, DPS = "Gamma", "spectral", "MMPS", "DPS"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is run: every strength of every method at every level of noise."""
+
+    truths: int
+    members: int
+    steps: int
+    corrections: int
+    tau: float
+    stds: Sequence[float]
+    strengths: dict[str, Sequence[float]] = field(default_factory=dict)
+
+
+QUICK = Profile(
+    truths=1,
+    members=32,
+    steps=64,
+    corrections=2,
+    tau=0.5,
+    stds=(0.02, 0.1, 0.5),
+    strengths={
+        GAMMA: (1e-3, 1e-2, 3e-2, 1e-1, 1.0),
+        SPECTRAL: (1e-3, 1e-2, 1e-1),
+        MMPS: (1, 3),
+        DPS: (0.1, 0.3, 1.0, 3.0, 10.0),
+    },
+)
+FULL = Profile(
+    truths=4,
+    members=256,
+    steps=256,
+    corrections=4,
+    tau=0.5,
+    stds=(0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+    strengths={
+        GAMMA: (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0),
+        SPECTRAL: (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+        MMPS: (1, 2, 3, 5, 9),
+        DPS: (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+    },
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One posterior."""
+
+    std: float
+    truth: int
+    members: int
+    method: str
+    strength: float = 0.0
+    steps: int = 0
+    C: int = 0
+    tau: float = 0.0
+
+
+def cells(profile: Profile) -> Iterator[Cell]:
+    """Lists a profile's cells."""
+    sampler = (profile.steps, profile.corrections, profile.tau)
+    for truth in range(profile.truths):
+        for std in profile.stds:
+            yield Cell(std, truth, profile.members, FILTER)
+        for method, strengths in profile.strengths.items():
+            for strength in strengths:
+                for std in profile.stds:
+                    yield Cell(std, truth, profile.members, method, strength, *sampler)
+
+
+@cache
+def spectrum(floor: float) -> Spectrum:
+    """Estimates the prior's covariance from data."""
+    generator = Generator().manual_seed(7)
+    x = simulate(cases.chain, TRAJECTORIES, cases.LENGTH, generator=generator)
+    return Spectrum.estimate(x, floor=floor)
+
+
+def guide(cell: Cell, case: Case, prior: VPSDE) -> nn.Module:
+    """Guides a prior by the method of a cell."""
+    instrument = Instrument(EVERY, cell.std)
+    y, A = instrument.readings(case.observation).to(prior.device), instrument.trajectory
+    if cell.method == DPS:
+        return DPSGaussianScore(y, A, prior, zeta=cell.strength, per_sample=True)
+    if cell.method == MMPS:
+        return MMPSGaussianScore(y, A, cell.std, prior, iterations=int(cell.strength))
+    gamma = spectrum(cell.strength) if cell.method == SPECTRAL else cell.strength
+    return cases.guide(case, instrument, prior, gamma=gamma)
+
+
+def evaluate(cell: Cell, device: str = "cpu") -> Record:
+    """Returns a cell's numbers."""
+    case = cases.make_case(Instrument(EVERY, cell.std), cell.truth, 256)
+    if cell.method == FILTER:
+        x = cases.filtered(case.observation, 2, cell.truth, cell.members)
+    else:
+        guided = guide(cell, case, cases.load(device=device))
+        x = cases.draw(
+            guided,
+            cell.members,
+            seed=cell.truth,
+            steps=cell.steps,
+            corrections=cell.C,
+            tau=cell.tau,
+        )
+
+    record: Record = cases.measure(x, case)
+    # 1 where the residuals are as large as the noise
+    kept = cases.chain.preprocess(cases.kept(x))
+    residual = kept[:, ::EVERY, :1] - case.observation.y[::EVERY]
+    return record | {"residual": float(residual.square().mean().sqrt()) / cell.std}
+
+
+METRICS = ("energy", "w1", "log_prior", "residual", "lost")
+
+
+def summarise(records: Sequence[Record]) -> list[Record]:
+    """Returns the means over truths."""
+    rows = []
+    for values, group in study.group(records, ("std", "method", "strength")).items():
+        row: Record = dict(zip(("std", "method", "strength"), values, strict=True))
+        row["diverged"] = sum("error" in record for record in group)
+        rows.append(row | {name: study.mean(group, name) for name in METRICS})
+    return rows
+
+
+def tables(rows: Sequence[Record]) -> str:
+    """Writes energy distance, residual and lost members by strength and noise."""
+    stds = list(dict.fromkeys(row["std"] for row in rows))
+    lines = []
+    for (method, strength), group in study.group(rows, ("method", "strength")).items():
+        line: list[Any] = [method, f"{strength:g}" if method != FILTER else ""]
+        for name in ("energy", "w1", "residual"):
+            line += ["diverged" if r[name] is None else number(r[name]) for r in group]
+        line.append(percent(max((1.0 if r["lost"] is None else r["lost"]) for r in group)))
+        lines.append(line)
+
+    head = ["", "strength"]
+    for name in ("energy", "W1", "residual"):
+        head += [f"{name}, std {std:g}" for std in stds]
+    return study.table([*head, "lost, at most"], lines)
+
+
+def draw_figure(rows: Sequence[Record]) -> Any:
+    """Draws the energy distance against the strength, for each level of noise."""
+    stds = list(dict.fromkeys(row["std"] for row in rows))
+    methods = (GAMMA, SPECTRAL, MMPS, DPS)
+    figure, axes = study.panels(1, len(stds), width=3.6, height=3.0, sharey=True)
+
+    for panel, std in zip(axes[0], stds, strict=True):
+        here = [row for row in rows if row["std"] == std]
+        floor = next(row["energy"] for row in here if row["method"] == FILTER)
+        panel.axhline(max(floor, 0.05), color="black", lw=1, label="floor, at least 0.05")
+        for method, colour in zip(methods, study.COLOURS, strict=False):
+            points = [row for row in here if row["method"] == method]
+            good = [row for row in points if row["energy"] is not None]
+            panel.plot(
+                [row["strength"] for row in good],
+                [max(row["energy"], 0.05) for row in good],
+                "o-",
+                color=colour,
+                ms=4,
+                label=method,
+            )
+            for row in points:
+                if row["energy"] is None:
+                    panel.plot(row["strength"], 200, "x", color=colour)
+        panel.set(xscale="log", yscale="log", xlabel="strength", title=f"std {std:g}")
+    axes[0, 0].set_ylabel("energy distance (× diverged)")
+    axes[0, 0].legend(fontsize="x-small", frameon=False)
+
+    return figure
+
+
+def run(out: Path, profile: Profile, device: str = "cpu") -> str:
+    """Evaluates what the folder does not hold yet, writes table and figure, returns the table."""
+    records = study.evaluate_all(
+        out / "guidance.jsonl", list(cells(profile)), partial(evaluate, device=device)
+    )
+    rows = summarise(records)
+    return study.write(out, "guidance", tables(rows), draw_figure(rows))
+
+
+if __name__ == "__main__":
+    study.command(__doc__.splitlines()[0], run, QUICK, FULL, "runs/lorenz")

@@ -1,0 +1,217 @@
+r"""The paper's third claim: one prior, many ways to observe, nothing trained again.
+
+    python -m experiments.lorenz.zero_shot --quick --out runs/lorenz
+
+Truths of 65 states are observed by instruments of several frequencies, noises, coordinates and
+functions, all in standardised units. Each posterior by the shipped prior is set beside a particle
+filter of 16384 particles and an ensemble Kalman smoother, as in :mod:`.posterior`. The rows
+"particle filter" are the floor, a second run of it against the first.
+
+    W1, energy     distances to the particle filter's trajectories, in physical units
+    RMSE           of the members' mean against the truth, in physical units
+    spread/RMSE    of the members to that error, 1 being reliable
+    coverage       of the truth by the central 90 % of the members
+
+References:
+    | Score-based Data Assimilation (Rozet & Louppe, 2023), sections 3.2 and 4
+    | https://arxiv.org/abs/2306.10574
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from sda_fast.evaluation import ensemble_kalman_smoother
+
+from .. import study
+from ..study import Record, number, percent
+from . import cases
+from .cases import FILTER, JUNCTION, SMOOTHER, Case, Instrument
+
+
+def all_three(x: Tensor) -> Tensor:
+    """Observes a, b and c of standardised states (*, 3)."""
+    return x
+
+
+def second(x: Tensor) -> Tensor:
+    """Observes b."""
+    return x[..., 1:2]
+
+
+def last_two(x: Tensor) -> Tensor:
+    """Observes b and c."""
+    return x[..., 1:]
+
+
+def saturated(x: Tensor) -> Tensor:
+    """Observes a by an instrument that saturates, arctan 2a."""
+    return torch.atan(2 * x[..., :1])
+
+
+def radius(x: Tensor) -> Tensor:
+    """Observes the distance from the centre of the attractor."""
+    return (x.square().sum(dim=-1, keepdim=True) + 1e-6).sqrt()
+
+
+def product(x: Tensor) -> Tensor:
+    """Observes the product of a and c."""
+    return x[..., :1] * x[..., 2:]
+
+
+INSTRUMENTS = {
+    "a, every 8th, 0.05 (lo)": Instrument(8, 0.05),
+    "a, every state, 0.25 (hi)": Instrument(1, 0.25),
+    "a, every 16th, 0.05": Instrument(16, 0.05),
+    "b, every 4th, 0.5": Instrument(4, 0.5, second),
+    "b and c, every 8th, 0.1": Instrument(8, 0.1, last_two),
+    "a, b and c, every 16th, 0.05": Instrument(16, 0.05, all_three),
+    "arctan 2a, every 4th, 0.1": Instrument(4, 0.1, saturated),
+    "|(a, b, c)|, every 4th, 0.1": Instrument(4, 0.1, radius),
+    "a c, every 4th, 0.1": Instrument(4, 0.1, product),
+}
+
+METRICS = {
+    "w1": "W1",
+    "energy": "energy",
+    "log_prior": "log prior",
+    "rmse": "RMSE",
+    "spread_skill": "spread/RMSE",
+    "coverage": "coverage",
+    "lost": "lost",
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is run."""
+
+    truths: int
+    members: int
+    steps: int
+    corrections: int
+    tau: float
+    methods: Sequence[str] = (JUNCTION,)
+
+
+QUICK = Profile(truths=1, members=64, steps=64, corrections=4, tau=0.5)
+FULL = Profile(
+    truths=8, members=256, steps=256, corrections=4, tau=0.5, methods=("centre, k = 2", JUNCTION)
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One posterior. Steps, C and tau are those of the sampler, for other methods 0."""
+
+    instrument: str
+    truth: int
+    members: int
+    method: str
+    steps: int = 0
+    C: int = 0
+    tau: float = 0.0
+
+
+def cells(profile: Profile) -> Iterator[Cell]:
+    """Lists a profile's cells."""
+    for truth in range(profile.truths):
+        for name in INSTRUMENTS:
+            for method in (FILTER, SMOOTHER):
+                yield Cell(name, truth, profile.members, method)
+            for method in profile.methods:
+                yield Cell(
+                    name,
+                    truth,
+                    profile.members,
+                    method,
+                    profile.steps,
+                    profile.corrections,
+                    profile.tau,
+                )
+
+
+def draw(cell: Cell, case: Case, device: str) -> Tensor:
+    """Draws physical posterior trajectories (N, L, 3)."""
+    if cell.method == FILTER:
+        return cases.filtered(case.observation, 2, cell.truth, cell.members)
+    if cell.method == SMOOTHER:
+        x = cases.attractor(3)[: cell.members]
+        generator = Generator().manual_seed(cell.truth)
+        return ensemble_kalman_smoother(cases.chain, case.observation, x, generator=generator)
+
+    guided = cases.guide(case, INSTRUMENTS[cell.instrument], cases.load(cell.method, device))
+    return cases.draw(
+        guided, cell.members, seed=cell.truth, steps=cell.steps, corrections=cell.C, tau=cell.tau
+    )
+
+
+def evaluate(cell: Cell, device: str = "cpu") -> Record:
+    """Returns a cell's numbers, and the bands of the figure."""
+    case = cases.make_case(INSTRUMENTS[cell.instrument], cell.truth, cell.members)
+    x = draw(cell, case, device)
+    record: Record = cases.measure(x, case)
+    if cell.truth == 0:
+        band = cases.kept(x)[:, :, 0].quantile(torch.tensor([0.05, 0.5, 0.95]), dim=0)
+        record |= {"band": rounded(band), "truth_a": rounded(case.truth[:, 0])}
+    return record
+
+
+def rounded(x: Tensor) -> Any:
+    """Returns numbers for the figure alone."""
+    return (x.double() * 100).round().div(100).tolist()
+
+
+def tables(records: Sequence[Record]) -> str:
+    """Writes the means over truths."""
+    rows = []
+    for (name, method), group in study.group(records, ("instrument", "method")).items():
+        failed = sum("error" in record for record in group)
+        method += f" ({failed} of {len(group)} diverged)" if failed else ""
+        means = {metric: study.mean(group, metric) for metric in METRICS}
+        shares = ("coverage", "lost")
+        scores = [(percent if m in shares else number)(x) for m, x in means.items()]
+        rows.append((name, method, *scores))
+
+    return study.table(["observed", "", *METRICS.values()], rows)
+
+
+def draw_figure(records: Sequence[Record]) -> Any:
+    """Draws the bands of a, the filter's and ours, for each instrument."""
+    shown = [r for r in records if r["truth"] == 0 and "error" not in r]
+    figure, axes = study.panels(3, -(-len(INSTRUMENTS) // 3), height=2.2, sharex=True, sharey=True)
+
+    for panel, name in zip(axes.flat, INSTRUMENTS, strict=True):
+        panel.set_title(name, fontsize="small")
+        for method, colour in ((FILTER, study.GREY), (JUNCTION, study.BLUE)):
+            for record in shown:
+                if record["instrument"] == name and record["method"] == method:
+                    low, middle, high = record["band"]
+                    states = range(len(low))
+                    panel.fill_between(states, low, high, color=colour, alpha=0.3, lw=0)
+                    panel.plot(states, middle, color=colour, lw=1, label=method)
+                    panel.plot(states, record["truth_a"], color="black", lw=1)
+    for panel in axes[:, 0]:
+        panel.set_ylabel("a")
+    for panel in axes[-1]:
+        panel.set_xlabel("state")
+    axes[0, 0].legend(fontsize="x-small", frameon=False)
+
+    return figure
+
+
+def run(out: Path, profile: Profile, device: str = "cpu") -> str:
+    """Evaluates what the folder does not hold yet, writes table and figure, returns the table."""
+    records = study.evaluate_all(
+        out / "zero_shot.jsonl", list(cells(profile)), partial(evaluate, device=device)
+    )
+    return study.write(out, "zero_shot", tables(records), draw_figure(records))
+
+
+if __name__ == "__main__":
+    study.command(__doc__.splitlines()[0], run, QUICK, FULL, "runs/lorenz")
