@@ -1,5 +1,6 @@
 """The studies of Lorenz-63, in small: what they count, and what they write."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -73,7 +74,7 @@ def test_modes(tmp_path, monkeypatch):
     diverged = modes.run(tmp_path / "diverged", profile)  # two steps do not lead to the attractor
     assert diverged.count("| diverged") == 3 * 8
 
-    monkeypatch.setattr(cases, "LOST", 1e6)
+    monkeypatch.setattr(cases, "LOST", math.inf)
     report = modes.run(tmp_path, profile)
     assert wrote(tmp_path, "modes", report)
     for setting in modes.SETTINGS:
@@ -123,7 +124,7 @@ def test_zero_shot(tmp_path, monkeypatch):
 
 def test_guidance(tmp_path, monkeypatch):
     monkeypatch.setattr(guidance, "TRAJECTORIES", 64)
-    monkeypatch.setattr(cases, "LOST", 1e6)  # two steps do not lead to the attractor
+    monkeypatch.setattr(cases, "LOST", math.inf)  # two steps do not lead to the attractor
     strengths = {guidance.GAMMA: (1e-2,), guidance.SPECTRAL: (1e-2,)}
     strengths |= {guidance.MMPS: (1,), guidance.DPS: (1.0, 1e30)}
     profile = replace(
