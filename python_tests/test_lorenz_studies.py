@@ -61,7 +61,7 @@ def test_weights_of_modes():
     p, q = (dict(zip(s["modes"], s[name], strict=True)) for name in ("p", "q"))
     assert p == pytest.approx({up: 0.5, down: 0.5, other: 0.0})
     assert q == pytest.approx({up: 0.8, down: 0.0, other: 0.2})
-    assert s["error"][0] == pytest.approx(0.1)
+    assert s["errors"][0] == pytest.approx(0.1)
     assert s["tv"] == pytest.approx(0.5)
     assert (s["missed"], s["invented"]) == pytest.approx((0.5, 0.2))
     assert s["positive"] == pytest.approx((0.5, 0.8))
@@ -69,12 +69,12 @@ def test_weights_of_modes():
     assert 0.02 < s["floor"][0] < 0.06 < s["floor"][1] < 0.15
 
 
-def test_modes(tmp_path, monkeypatch):
+def test_modes(tmp_path):
     profile = modes.Profile(truths=(0,), members=4, runs=2, steps=2, corrections=1, tau=0.5)
     diverged = modes.run(tmp_path / "diverged", profile)  # two steps do not lead to the attractor
     assert diverged.count("| diverged") == 3 * 8
 
-    monkeypatch.setattr(cases, "LOST", math.inf)
+    profile = replace(profile, steps=24)
     report = modes.run(tmp_path, profile)
     assert wrote(tmp_path, "modes", report)
     for setting in modes.SETTINGS:

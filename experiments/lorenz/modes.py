@@ -195,7 +195,7 @@ def summarise(records: Sequence[Record]) -> list[Record]:
                 "of_truth": ours["of_truth"],
                 "modes": [modes[i] for i in order],
                 "p": p[order].tolist(),
-                "error": error[order].tolist(),
+                "errors": error[order].tolist(),
                 "q": q[order].tolist(),
                 "tv": float((p - q).abs().sum() / 2),
                 "floor": [float(x) for x in floors.quantile(torch.tensor([0.5, 0.95]))],
@@ -250,7 +250,7 @@ def tables(summaries: Sequence[Record], least: float = 0.03) -> str:
         for i in heavy:
             mode, p, q = s["modes"][i], s["p"][i], s["q"][i]
             mark = ", the truth" if mode == s["of_truth"] else ""
-            error = math.hypot(s["error"][i], binomial(max(p, q), n))
+            error = math.hypot(s["errors"][i], binomial(max(p, q), n))
             modes.append(
                 (
                     name,
@@ -286,7 +286,7 @@ def draw_figure(summaries: Sequence[Record], most: int = 10) -> Any:
         column[1].set_xlabel("state")
 
         n, count = s["members"], min(most, len(s["p"]))
-        p, q, error = (s[name][:count] for name in ("p", "q", "error"))
+        p, q, error = (s[name][:count] for name in ("p", "q", "errors"))
         at = torch.arange(count)
         column[2].bar(at - 0.2, p, 0.38, yerr=error, color=study.GREY, label=FILTER)
         errors = [binomial(x, n) for x in q]
