@@ -12,31 +12,22 @@ import argparse
 
 import torch
 
-from sda_fast import VPSDE, Centre, Junction, MCScoreNet
+from sda_fast import VPSDE, Centre, Junction
 from sda_fast.composition import Composition
-from sda_fast.evaluation.linear_gaussian import (
-    GaussianEstimator,
-    LinearGaussianChain,
-    WindowEstimator,
-)
 from sda_fast.evaluation.sampler_law import kl_divergence, sampler_law
+
+from .pseudo_blanket import make_chain, make_estimator
 
 
 def divergences(
     rule: Composition | None, a: float, length: int, window: int, steps: int, tau: float
 ) -> tuple[int, list[float]]:
     """Returns the states that a score evaluation reads, and the divergence for each C."""
-    one = torch.ones(1, 1, dtype=torch.float64)
-    chain = LinearGaussianChain.stationary(a * one, 0 * one[0], (1 - a**2) * one)
+    chain = make_chain(a)
     truth = chain.joint(length)
     sde = VPSDE(torch.nn.Identity(), shape=(length, 1))
-
-    if rule is None:
-        estimator, states = GaussianEstimator(truth, sde), length
-    else:
-        estimator = MCScoreNet(1, order=window // 2, composition=rule, length_aware=True)
-        estimator.kernel = WindowEstimator(chain.joint(window), window, sde)
-        states = int(estimator.plan(length).length.sum())
+    estimator = make_estimator(rule, chain, length, window, sde)
+    states = length if rule is None else int(rule.plan(length).length.sum())
 
     return states, [
         kl_divergence(sampler_law(sde, estimator, steps=steps, corrections=c, tau=tau), truth)
