@@ -85,8 +85,11 @@ def percent(x: float | None) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Writes a table in Markdown."""
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows])
+
+    def line(row: Sequence[Any]) -> str:
+        return f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |"
+
+    return "\n".join((line(head), "|---" * len(head) + "|", *map(line, rows)))
 
 
 def panels(rows: int, columns: int, *, width: float = 3.2, height: float = 2.6, **options: Any):

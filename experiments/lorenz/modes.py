@@ -14,7 +14,9 @@ A mode is the sequence of lobes, the signs of a at the observed states. What it 
 independent runs of a particle filter of 16384 particles, whose scatter gives the error, and among
 the members of the posterior, with its binomial error. In the first two settings each mode must
 weigh what its mirror image does. The total variation distance between both counts is to be read
-beside that of as many draws from the filter's.
+beside that of as many draws from the filter's. Missed is the filter's weight of modes without a
+member; invented that of members in modes without a particle, and their log prior tells whether they
+could be known as such.
 
 References:
     | Score-based Data Assimilation (Rozet & Louppe, 2023), section 4.1
@@ -33,7 +35,7 @@ import torch
 from torch import Tensor
 
 from sda_fast import GaussianScore
-from sda_fast.evaluation import Observation
+from sda_fast.evaluation import Observation, log_prior
 
 from .. import study
 from ..study import Record, number, percent
@@ -71,15 +73,16 @@ class Profile:
     """What is run."""
 
     truths: Sequence[int]
-    members: int
     runs: int
-    steps: int
-    corrections: int
-    tau: float
+    samplers: Sequence[tuple[int, int, int, float]]  # members, steps, C and tau
 
 
-QUICK = Profile(truths=(0,), members=128, runs=8, steps=64, corrections=4, tau=0.5)
-FULL = Profile(truths=(0, 1, 2, 3), members=1024, runs=32, steps=256, corrections=4, tau=0.5)
+QUICK = Profile(truths=(0,), runs=8, samplers=((128, 64, 4, 0.5), (64, 64, 16, 0.5)))
+FULL = Profile(
+    truths=(0, 1, 2, 3),
+    runs=32,
+    samplers=((1024, 64, 4, 0.5), (1024, 256, 4, 0.5), (1024, 256, 16, 0.5)),
+)
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,12 @@ class Cell:
 
 def cells(profile: Profile) -> Iterator[Cell]:
     """Lists a profile's cells."""
-    sampler = (profile.members, profile.steps, profile.corrections, profile.tau)
     for truth in profile.truths:
         for setting in SETTINGS:
             for run in range(profile.runs):
                 yield Cell(setting, truth, FILTER, run, DRAWN)
-            yield Cell(setting, truth, JUNCTION, 0, *sampler)
+            for sampler in profile.samplers:
+                yield Cell(setting, truth, JUNCTION, 0, *sampler)
 
 
 @cache
@@ -151,9 +154,16 @@ def evaluate(cell: Cell, device: str = "cpu") -> Record:
     x = draw(cell, observation, device)
     good = cases.kept(x)
     shown = good[:40, :, 0] if cell.run == 0 else good[:0, :, 0]
+    modes = pattern(good)
+    log_priors = (cases.LENGTH - 1) * log_prior(cases.chain, good.double())
+    sums: dict[str, float] = {}
+    for mode, value in zip(modes, log_priors.tolist(), strict=True):
+        sums[mode] = sums.get(mode, 0.0) + value
+    counts = Counter(modes)
 
     return {
-        "counts": dict(Counter(pattern(good)).most_common()),
+        "counts": dict(counts.most_common()),
+        "log_prior": {mode: total / counts[mode] for mode, total in sums.items()},
         "lost": 1 - len(good) / len(x),
         "of_truth": pattern(truth[None])[0],
         "shown": [[round(a, 2) for a in row] for row in shown.tolist()],
@@ -162,54 +172,69 @@ def evaluate(cell: Cell, device: str = "cpu") -> Record:
 
 
 def summarise(records: Sequence[Record]) -> list[Record]:
-    """Returns, for each setting and truth, the weights of the modes and how far they are apart."""
+    """Returns, for each setting, truth and sampler, the weights of the modes and how far they are
+    apart."""
     summaries = []
     for (setting, truth), group in study.group(records, ("setting", "truth")).items():
-        ours = next(r for r in group if r["method"] != FILTER)
-        if "error" in ours:
-            summaries.append({"setting": setting, "truth": truth, "error": ours["error"]})
-            continue
-        filters = [weights(r["counts"]) for r in group if r["method"] == FILTER]
-        n, runs = sum(ours["counts"].values()), len(filters)
-        sampled = weights(ours["counts"])
-
-        modes = sorted({mode for run in (*filters, sampled) for mode in run})
-        per_run = torch.tensor([[run.get(mode, 0.0) for mode in modes] for run in filters])
-        p, error = per_run.mean(dim=0), per_run.std(dim=0) / math.sqrt(runs)
-        q = torch.tensor([sampled.get(mode, 0.0) for mode in modes])
-        positive = torch.tensor([mode[HINT[0] // EVERY] == "+" for mode in modes])
-
-        # the distance that n independent draws from the filter's law have from it
-        generator = torch.Generator().manual_seed(0)
-        drawn = torch.multinomial(p, 1000 * n, True, generator=generator).reshape(1000, n)
-        share = torch.stack([(drawn == i).float().mean(dim=1) for i in range(len(modes))], dim=1)
-        floors = (share - p).abs().sum(dim=1) / 2
-
-        order = p.argsort(descending=True, stable=True).tolist()
-        summaries.append(
-            {
-                "setting": setting,
-                "truth": truth,
-                "members": n,
-                "lost": ours["lost"],
-                "of_truth": ours["of_truth"],
-                "modes": [modes[i] for i in order],
-                "p": p[order].tolist(),
-                "errors": error[order].tolist(),
-                "q": q[order].tolist(),
-                "tv": float((p - q).abs().sum() / 2),
-                "floor": [float(x) for x in floors.quantile(torch.tensor([0.5, 0.95]))],
-                "missed": float(p[q == 0].sum()),
-                "invented": float(q[p == 0].sum()),
-                "positive": (float(p[positive].sum()), float(q[positive].sum())),
-                "positive_error": float(per_run[:, positive].sum(dim=1).std() / math.sqrt(runs)),
-                "filter": next(r for r in group if r["method"] == FILTER)["shown"],
-                "ours": ours["shown"],
-                "truth_a": ours["truth_a"],
-            }
-        )
+        filters = [r for r in group if r["method"] == FILTER]
+        for ours in group:
+            if ours["method"] != FILTER:
+                names = {"setting": setting, "truth": truth, "sampler": label(ours)}
+                summaries.append(names | compare(filters, ours))
 
     return summaries
+
+
+def label(record: Record) -> str:
+    """Names a sampler by its steps and corrections."""
+    return f"{record['steps']} × {record['C']}"
+
+
+def compare(filters: Sequence[Record], ours: Record) -> Record:
+    """Compares the modes of one posterior with those of the filter's runs."""
+    if "error" in ours:
+        return {"error": ours["error"]}
+
+    runs = [weights(r["counts"]) for r in filters]
+    sampled, n = weights(ours["counts"]), sum(ours["counts"].values())
+    modes = sorted({mode for run in (*runs, sampled) for mode in run})
+    per_run = torch.tensor([[run.get(mode, 0.0) for mode in modes] for run in runs])
+    p, errors = per_run.mean(dim=0), per_run.std(dim=0) / math.sqrt(len(runs))
+    q = torch.tensor([sampled.get(mode, 0.0) for mode in modes])
+    positive = torch.tensor([mode[HINT[0] // EVERY] == "+" for mode in modes])
+
+    # the distance that n independent draws from the filter's law have from it
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(p, 1000 * n, True, generator=generator).reshape(1000, n)
+    share = torch.stack([(drawn == i).float().mean(dim=1) for i in range(len(modes))], dim=1)
+    floors = (share - p).abs().sum(dim=1) / 2
+
+    log_priors = torch.tensor([ours["log_prior"].get(mode, 0.0) for mode in modes])
+    order = p.argsort(descending=True, stable=True).tolist()
+    return {
+        "members": n,
+        "lost": ours["lost"],
+        "of_truth": ours["of_truth"],
+        "modes": [modes[i] for i in order],
+        "p": p[order].tolist(),
+        "errors": errors[order].tolist(),
+        "q": q[order].tolist(),
+        "tv": float((p - q).abs().sum() / 2),
+        "floor": [float(x) for x in floors.quantile(torch.tensor([0.5, 0.95]))],
+        "missed": float(p[q == 0].sum()),
+        "invented": float(q[p == 0].sum()),
+        "log_prior": [average(log_priors[p > 0], q[p > 0]), average(log_priors, q * (p == 0))],
+        "positive": (float(p[positive].sum()), float(q[positive].sum())),
+        "positive_error": float(per_run[:, positive].sum(dim=1).std() / math.sqrt(len(runs))),
+        "filter": filters[0]["shown"],
+        "ours": ours["shown"],
+        "truth_a": ours["truth_a"],
+    }
+
+
+def average(values: Tensor, weight: Tensor) -> float | None:
+    """Returns a weighted mean, or None where nothing has weight."""
+    return float((values * weight).sum() / weight.sum()) if bool(weight.sum() > 0) else None
 
 
 def weights(counts: dict[str, int]) -> dict[str, float]:
@@ -225,46 +250,52 @@ def binomial(p: float, n: int) -> float:
 
 def tables(summaries: Sequence[Record], least: float = 0.03) -> str:
     """Writes the distances, and the weights of all modes above `least`."""
-    rows, modes = [], []
+    rows = []
     for s in summaries:
-        name = f"{s['setting']}, truth {s['truth']}"
+        name = (f"`{s['setting']}`, truth {s['truth']}", s["sampler"])
         if "error" in s:
-            rows.append((name, *["diverged"] * 8))
+            rows.append((*name, *["diverged"] * 9))
             continue
-        n = s["members"]
         p, q = s["positive"]
-        heavy = [i for i in range(len(s["p"])) if max(s["p"][i], s["q"][i]) >= least]
         rows.append(
             (
-                name,
+                *name,
                 sum(w >= 0.01 for w in s["p"]),
                 number(s["tv"]),
                 f"{number(s['floor'][0])} ({number(s['floor'][1])})",
                 percent(s["missed"]),
                 percent(s["invented"]),
+                " / ".join(map(number, s["log_prior"])),
                 f"{p:.2f} ± {s['positive_error']:.2f}",
-                f"{q:.2f} ± {binomial(p, n):.2f}",
+                f"{q:.2f} ± {binomial(q, s['members']):.2f}",
                 percent(s["lost"]),
             )
         )
-        for i in heavy:
-            mode, p, q = s["modes"][i], s["p"][i], s["q"][i]
-            mark = ", the truth" if mode == s["of_truth"] else ""
-            error = math.hypot(s["errors"][i], binomial(max(p, q), n))
-            modes.append(
-                (
-                    name,
-                    f"`{mode}`{mark}",
-                    f"{p:.3f} ± {s['error'][i]:.3f}",
-                    f"{q:.3f} ± {binomial(q, n):.3f}",
-                    f"{(q - p) / error:+.1f}",
-                )
-            )
-
-    head = ["", "modes over 1 %", "total variation", "floor, median (95 %)", "missed", "invented"]
+    head = ["", "sampler", "modes over 1 %", "total variation", "floor, median (95 %)", "missed"]
+    head += ["invented", "log prior of the others / of these"]
     head += ["p(a > 0) in the middle, filter", "ours", "lost"]
-    weighed = ["", "lobes", "filter", "ours", "deviation / error"]
-    return f"{study.table(head, rows)}\n\n{study.table(weighed, modes)}"
+
+    good = [s for s in summaries if "error" not in s]
+    samplers = list(dict.fromkeys(s["sampler"] for s in good))
+    lines = []
+    for (setting, truth), group in study.group(good, ("setting", "truth")).items():
+        weighed = {s["sampler"]: dict(zip(s["modes"], s["q"], strict=True)) for s in group}
+        one = group[0]
+        known = {m: (p, e) for m, p, e in zip(one["modes"], one["p"], one["errors"], strict=True)}
+        names = list(known) + [m for q in weighed.values() for m in q if m not in known]
+        for mode in dict.fromkeys(names):
+            p, error = known.get(mode, (0.0, 0.0))
+            if max(p, *(q.get(mode, 0.0) for q in weighed.values())) < least:
+                continue
+            line = [f"`{setting}`, truth {truth}"]
+            line.append(f"`{mode}`" + (", the truth" if mode == one["of_truth"] else ""))
+            line.append(f"{p:.3f} ± {error:.3f}")
+            for s in group:
+                q = weighed[s["sampler"]].get(mode, 0.0)
+                line.append(f"{q:.3f} ± {binomial(q, s['members']):.3f}")
+            lines.append(line)
+
+    return f"{study.table(head, rows)}\n\n{study.table(['', 'lobes', FILTER, *samplers], lines)}"
 
 
 def draw_figure(summaries: Sequence[Record], most: int = 10) -> Any:
@@ -272,7 +303,8 @@ def draw_figure(summaries: Sequence[Record], most: int = 10) -> Any:
     good = [s for s in summaries if "error" not in s]
     if not good:
         return None
-    chosen = [s for s in good if s["truth"] == good[0]["truth"]]
+    shown = (good[-1]["truth"], good[-1]["sampler"])
+    chosen = [s for s in good if (s["truth"], s["sampler"]) == shown]
     figure, axes = study.panels(3, len(chosen), width=4.0, height=2.3)
 
     for column, s in zip(axes.T, chosen, strict=True):
@@ -292,7 +324,9 @@ def draw_figure(summaries: Sequence[Record], most: int = 10) -> Any:
         errors = [binomial(x, n) for x in q]
         column[2].bar(at + 0.2, q, 0.38, yerr=errors, color=study.BLUE, label="ours")
         column[2].set_xticks(at, s["modes"][:count], rotation=60, fontsize=5)
-    for panel, label in zip(axes[:, 0], ("a, particle filter", "a, ours", "weight"), strict=True):
+    for panel, label in zip(
+        axes[:, 0], ("a, particle filter", f"a, ours, {shown[1]}", "weight"), strict=True
+    ):
         panel.set_ylabel(label)
     axes[2, 0].legend(fontsize="x-small", frameon=False)
 
