@@ -185,17 +185,20 @@ def draw_figure(rows: Sequence[Record]):
                 if not row["steps"]:
                     dash = "-" if row["method"] == FILTER else "--"
                     panel.axhline(row[metric], color="black", ls=dash, lw=1, label=row["method"])
-            groups = study.group([row for row in chosen if row["steps"]], ("method", "tau"))
-            methods = {method: n for n, method in enumerate(PRIORS)}
-            for (method, tau), points in groups.items():
+            corrected = [row for row in chosen if row["C"]]
+            for (method, tau), points in study.group(corrected, ("method", "tau")).items():
+                # C = 0 is the same for every tau
+                start = [r for r in chosen if r["method"] == method and r["steps"] and not r["C"]]
+                points = start + points
                 panel.plot(
                     [row["C"] for row in points],
                     [row[metric] for row in points],
-                    "o-" if tau in (0, 0.5) else "s:",
-                    color=study.COLOURS[methods[method]],
+                    "o-" if tau == 0.5 else "s:",
+                    color=study.COLOURS[list(PRIORS).index(method)],
                     ms=4,
-                    label=method if tau else None,
+                    label=f"{method}, tau = {tau:g}",
                 )
+            panel.set_xticks(sorted({row["C"] for row in chosen}))
             if metric == "w1":
                 panel.set_yscale("log")
             else:

@@ -1,0 +1,132 @@
+"""The studies of what the paper leaves open, in small."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Generator
+
+from experiments.lorenz import cases, misspecified, non_markov, wrong_model
+from sda_fast.systems import Lorenz96
+
+# 512 particles are few
+pytestmark = pytest.mark.filterwarnings("ignore:the effective sample size:RuntimeWarning")
+
+
+@pytest.fixture
+def few(small_cases, monkeypatch):
+    """Few particles, and nothing is lost where two steps do not lead to the attractor."""
+    monkeypatch.setattr(cases, "LOST", math.inf)
+
+
+# The wrong noise
+
+
+@pytest.mark.parametrize("noise", wrong_model.NOISES)
+def test_noise_is_of_its_likelihood(noise: str):
+    """The mean log-density of draws is minus the entropy, greatest under the right assumption."""
+    draw, assumptions = wrong_model.NOISES[noise]
+    z = draw((100_000, 1), Generator().manual_seed(0))
+
+    def density(assumed: str, y: torch.Tensor) -> torch.Tensor:
+        likelihood = assumptions[assumed](y, lambda x: x)
+        return likelihood.log_density(y, torch.zeros_like(y), 0.0)
+
+    right = float(density("right", z).mean())
+    for assumed in assumptions:
+        if assumed != "right" and not assumed.startswith("Huber"):  # Huber's is not normalised
+            assert float(density(assumed, z).mean()) < right
+
+    # the right one integrates to 1
+    grid = torch.linspace(-400, 400, 1_600_001, dtype=torch.float64)[:, None]
+    assert float(density("right", grid).exp().sum() * 0.0005) == pytest.approx(1, abs=1e-3)
+
+
+def test_filter_and_guidance_know_the_same():
+    """The filter's likelihood of all states is that of the trajectory."""
+    truth, _ = cases.simulate(0)
+    x = torch.stack((truth, truth + 1))
+    y = wrong_model.operator(cases.chain.preprocess(truth))
+    for _, assumptions in wrong_model.NOISES.values():
+        for make in assumptions.values():
+            likelihood = make(y, wrong_model.operator)
+            each = cases.total_log_likelihood(wrong_model.Readings(likelihood), x)
+            together = likelihood(cases.chain.preprocess(x))
+            torch.testing.assert_close(each, together, rtol=1e-4, atol=1e-3)
+
+
+def test_wrong_model(tmp_path, few, monkeypatch):
+    heavy = {"heavy": wrong_model.NOISES["heavy"]}
+    monkeypatch.setattr(wrong_model, "NOISES", heavy)
+    wrong_model.make_case.cache_clear()
+    profile = replace(wrong_model.QUICK, truths=1, members=4, steps=8, corrections=1)
+    report = wrong_model.run(tmp_path, profile)
+    wrong_model.make_case.cache_clear()
+    assert (tmp_path / "wrong_model.png").stat().st_size > 0
+    assert len(report.splitlines()) == 2 + 2 * 4
+
+
+# The wrong system
+
+
+def test_misspecified(tmp_path, few):
+    misspecified.make_case.cache_clear()
+    profile = replace(misspecified.QUICK, errors=(0, 20), truths=1, members=4, steps=8)
+    report = misspecified.run(tmp_path, profile)
+    misspecified.make_case.cache_clear()
+    assert (tmp_path / "misspecified.png").stat().st_size > 0
+    assert len(report.splitlines()) == 2 + 2 * 3
+    assert misspecified.make_system(20).rho == pytest.approx(33.6)
+    assert misspecified.make_system(0) is cases.chain
+
+
+# A system that is not Markov
+
+
+def test_memory_of_an_autoregression():
+    """With x_i = 0.5 x_i-2 + z one state before tells nothing, two all that there is."""
+    generator = Generator().manual_seed(0)
+    x = torch.randn(200, 80, 1, generator=generator)
+    for i in range(2, 80):
+        x[:, i] += 0.5 * x[:, i - 2]
+    x = x[:, 20:]
+    # var x = 4/3, and that of an increment twice as much, since neighbours are independent
+    one, two, three = non_markov.memory(x, (1, 2, 3))
+    assert one == pytest.approx((4 / 3) / (8 / 3), abs=0.02)
+    assert two == pytest.approx(1 / (8 / 3), abs=0.02)
+    assert three == pytest.approx(two, abs=0.01)
+
+
+def test_uncoupled_slow_sites_are_markov():
+    """With h = 0 the slow sites follow Lorenz-96 of one scale."""
+    chain = non_markov.make_system(non_markov.SYSTEM, **non_markov.parameters(0.0))
+    slow = Lorenz96(n=non_markov.SITES, F=10.0, dt=0.05, steps=10)
+    x = chain.prior((), generator=Generator().manual_seed(0))
+    torch.testing.assert_close(
+        chain.transition(x)[: non_markov.SITES], slow.transition(x[: non_markov.SITES])
+    )
+
+
+def test_non_markov(tmp_path, monkeypatch):
+    def data(h, n, length, seed):
+        return torch.randn(n, length, non_markov.SITES, generator=Generator().manual_seed(seed))
+
+    monkeypatch.setattr(non_markov, "data", data)
+    monkeypatch.setattr(non_markov, "prior", untrained)
+    profile = replace(non_markov.QUICK, couplings=(0.0,), orders=(1, 2), members=4, truths=1)
+    profile = replace(profile, trajectories=16, steps=2, corrections=1)
+    report = non_markov.run(tmp_path, profile)
+    assert (tmp_path / "non_markov.png").stat().st_size > 0
+    assert "diverged" not in report
+    assert report.count("| h = 0 |") == 1 + 1 + 2
+
+
+def untrained(cell, folder, device):
+    """Returns an untrained prior: how priors are trained has tests of its own."""
+    from sda_fast import VPSDE, MCScoreNet
+    from sda_fast.io import Standardisation
+
+    network = MCScoreNet(non_markov.SITES, order=cell.k, hidden_features=[8])
+    scale = Standardisation(torch.zeros(non_markov.SITES), torch.ones(non_markov.SITES))
+    return VPSDE(network, shape=(non_markov.LENGTH, non_markov.SITES)), scale
