@@ -77,7 +77,7 @@ class Profile:
     samplers: Sequence[tuple[int, int, int, float]]  # members, steps, C and tau
 
 
-QUICK = Profile(truths=(0,), runs=8, samplers=((128, 64, 4, 0.5), (64, 64, 16, 0.5)))
+QUICK = Profile(truths=(0,), runs=8, samplers=((64, 64, 4, 0.5), (32, 64, 16, 0.5)))
 FULL = Profile(
     truths=(0, 1, 2, 3),
     runs=32,
