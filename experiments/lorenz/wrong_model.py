@@ -241,6 +241,7 @@ def draw_figure(records: list[Record]) -> Any:
                     value = study.mean(group, metric)
                     label = method if i == 0 else None
                     panel.bar(i + shift, value or 0.0, 0.38, color=colour, label=label)
+            panel.set_yscale("symlog", linthresh=1)
             panel.set_xticks(range(len(assumptions)), assumptions, rotation=20, fontsize="x-small")
     for panel, label in zip(axes[:, 0], ("energy distance", "RMSE"), strict=True):
         panel.set_ylabel(label)
