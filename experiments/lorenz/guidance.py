@@ -65,9 +65,9 @@ QUICK = Profile(
     stds=(0.02, 0.1, 0.5),
     strengths={
         GAMMA: (1e-3, 1e-2, 3e-2, 1e-1, 1.0),
-        SPECTRAL: (1e-3, 1e-2, 1e-1),
-        MMPS: (1, 3),
-        DPS: (1e-3, 1e-2, 0.1, 1.0, 10.0),
+        SPECTRAL: (1e-3, 1e-2),
+        MMPS: (3,),
+        DPS: (0.1, 0.3, 1.0, 3.0, 10.0),
     },
 )
 FULL = Profile(

@@ -15,8 +15,7 @@ independent runs of a particle filter of 16384 particles, whose scatter gives th
 the members of the posterior, with its binomial error. In the first two settings each mode must
 weigh what its mirror image does. The total variation distance between both counts is to be read
 beside that of as many draws from the filter's. Missed is the filter's weight of modes without a
-member; invented that of members in modes without a particle, and their log prior tells whether they
-could be known as such.
+member, invented that of members in modes without a particle.
 
 References:
     | Score-based Data Assimilation (Rozet & Louppe, 2023), section 4.1
@@ -35,7 +34,7 @@ import torch
 from torch import Tensor
 
 from sda_fast import GaussianScore
-from sda_fast.evaluation import Observation, log_prior
+from sda_fast.evaluation import Observation
 
 from .. import study
 from ..study import Record, number, percent
@@ -77,7 +76,7 @@ class Profile:
     samplers: Sequence[tuple[int, int, int, float]]  # members, steps, C and tau
 
 
-QUICK = Profile(truths=(0,), runs=8, samplers=((64, 64, 4, 0.5), (32, 64, 16, 0.5)))
+QUICK = Profile(truths=(0,), runs=8, samplers=((128, 64, 4, 0.5),))
 FULL = Profile(
     truths=(0, 1, 2, 3),
     runs=32,
@@ -154,16 +153,9 @@ def evaluate(cell: Cell, device: str = "cpu") -> Record:
     x = draw(cell, observation, device)
     good = cases.kept(x)
     shown = good[:40, :, 0] if cell.run == 0 else good[:0, :, 0]
-    modes = pattern(good)
-    log_priors = (cases.LENGTH - 1) * log_prior(cases.chain, good.double())
-    sums: dict[str, float] = {}
-    for mode, value in zip(modes, log_priors.tolist(), strict=True):
-        sums[mode] = sums.get(mode, 0.0) + value
-    counts = Counter(modes)
 
     return {
-        "counts": dict(counts.most_common()),
-        "log_prior": {mode: total / counts[mode] for mode, total in sums.items()},
+        "counts": dict(Counter(pattern(good)).most_common()),
         "lost": 1 - len(good) / len(x),
         "of_truth": pattern(truth[None])[0],
         "shown": [[round(a, 2) for a in row] for row in shown.tolist()],
@@ -209,7 +201,6 @@ def compare(filters: Sequence[Record], ours: Record) -> Record:
     share = torch.stack([(drawn == i).float().mean(dim=1) for i in range(len(modes))], dim=1)
     floors = (share - p).abs().sum(dim=1) / 2
 
-    log_priors = torch.tensor([ours["log_prior"].get(mode, 0.0) for mode in modes])
     order = p.argsort(descending=True, stable=True).tolist()
     return {
         "members": n,
@@ -223,18 +214,12 @@ def compare(filters: Sequence[Record], ours: Record) -> Record:
         "floor": [float(x) for x in floors.quantile(torch.tensor([0.5, 0.95]))],
         "missed": float(p[q == 0].sum()),
         "invented": float(q[p == 0].sum()),
-        "log_prior": [average(log_priors[p > 0], q[p > 0]), average(log_priors, q * (p == 0))],
         "positive": (float(p[positive].sum()), float(q[positive].sum())),
         "positive_error": float(per_run[:, positive].sum(dim=1).std() / math.sqrt(len(runs))),
         "filter": filters[0]["shown"],
         "ours": ours["shown"],
         "truth_a": ours["truth_a"],
     }
-
-
-def average(values: Tensor, weight: Tensor) -> float | None:
-    """Returns a weighted mean, or None where nothing has weight."""
-    return float((values * weight).sum() / weight.sum()) if bool(weight.sum() > 0) else None
 
 
 def weights(counts: dict[str, int]) -> dict[str, float]:
@@ -254,7 +239,7 @@ def tables(summaries: Sequence[Record], least: float = 0.03) -> str:
     for s in summaries:
         name = (f"`{s['setting']}`, truth {s['truth']}", s["sampler"])
         if "error" in s:
-            rows.append((*name, *["diverged"] * 9))
+            rows.append((*name, *["diverged"] * 8))
             continue
         p, q = s["positive"]
         rows.append(
@@ -265,15 +250,13 @@ def tables(summaries: Sequence[Record], least: float = 0.03) -> str:
                 f"{number(s['floor'][0])} ({number(s['floor'][1])})",
                 percent(s["missed"]),
                 percent(s["invented"]),
-                " / ".join(map(number, s["log_prior"])),
                 f"{p:.2f} ± {s['positive_error']:.2f}",
                 f"{q:.2f} ± {binomial(q, s['members']):.2f}",
                 percent(s["lost"]),
             )
         )
     head = ["", "sampler", "modes over 1 %", "total variation", "floor, median (95 %)", "missed"]
-    head += ["invented", "log prior of the others / of these"]
-    head += ["p(a > 0) in the middle, filter", "ours", "lost"]
+    head += ["invented", "p(a > 0) in the middle, filter", "ours", "lost"]
 
     good = [s for s in summaries if "error" not in s]
     samplers = list(dict.fromkeys(s["sampler"] for s in good))
