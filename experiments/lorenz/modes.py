@@ -281,7 +281,7 @@ def tables(summaries: Sequence[Record], least: float = 0.03) -> str:
     return f"{study.table(head, rows)}\n\n{study.table(['', 'lobes', FILTER, *samplers], lines)}"
 
 
-def draw_figure(summaries: Sequence[Record], most: int = 10) -> Any:
+def draw_figure(summaries: Sequence[Record], most: int = 14) -> Any:
     """Draws trajectories of a, the filter's and ours, and the weights of the modes."""
     good = [s for s in summaries if "error" not in s]
     if not good:
