@@ -12,6 +12,8 @@ from sda_fast.systems.flow import (
     divergence,
     energy_spectrum,
     enstrophy,
+    log_spectral_distance,
+    temporal_correlation,
     upsample,
     vorticity,
 )
@@ -142,3 +144,38 @@ def test_bad_factor():
         coarsen(torch.zeros(8, 8), 0)
     with pytest.raises(ValueError, match=r"r positive, got .* and 0"):
         upsample(torch.zeros(8, 8), 0)
+
+
+def test_log_spectral_distance():
+    """Twice the velocity is four times the energy, in every shell; and the mean is of energies."""
+    x = field(3, 4, 2, 16, 16)
+    assert log_spectral_distance(x, x) == 0
+    assert log_spectral_distance(2 * x, x) == pytest.approx(10 * math.log10(4))
+    assert log_spectral_distance(x[0], x) == pytest.approx(log_spectral_distance(x, x[0]))
+    assert log_spectral_distance(torch.cat((x, x)), x) == pytest.approx(0, abs=1e-12)
+
+    # one shell of seven, three times as strong; beyond the whole shells nothing counts
+    a, b = mesh(16, 16)
+    wave = torch.stack((torch.zeros(16, 16), (3 * a).cos()))
+    base = torch.stack((sum((k * b).sin() for k in range(1, 8)), torch.zeros(16, 16)))
+    strong = base + math.sqrt(2) * wave
+    assert log_spectral_distance(strong, base) == pytest.approx(10 * math.log10(3) / math.sqrt(7))
+    corner = 100 * ((8 * a).cos() * (8 * b).cos()).expand(2, 16, 16)
+    assert log_spectral_distance(base + corner, base) == pytest.approx(0, abs=1e-10)
+
+    with pytest.raises(ValueError, match=r"one grid, but have shapes \(2, 8, 8\) and \(2, 8, 9\)"):
+        log_spectral_distance(torch.zeros(2, 8, 8), torch.zeros(2, 8, 9))
+
+
+def test_temporal_correlation():
+    """A wave that moves a quarter of its length each state: 1, 0, -1, 0, and so on."""
+    a, _ = mesh(16, 16)
+    waves = [(2 * a - phase - i * math.pi / 2).cos() for phase in (0, 1) for i in range(6)]
+    x = torch.stack(waves).reshape(2, 6, 1, 16, 16)
+    expected = torch.tensor([1, 0, -1, 0, 1, 0], dtype=torch.float64)
+    torch.testing.assert_close(temporal_correlation(x), expected)
+    torch.testing.assert_close(temporal_correlation(x[0]), expected)
+    assert abs(float(temporal_correlation(field(4, 2, 2, 16, 16))[1])) < 0.1
+
+    with pytest.raises(ValueError, match=r"\(\*, L, C, H, W\), got shape \(2, 8, 8\)"):
+        temporal_correlation(torch.zeros(2, 8, 8))

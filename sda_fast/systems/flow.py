@@ -10,6 +10,8 @@ __all__ = [
     "divergence",
     "energy_spectrum",
     "enstrophy",
+    "log_spectral_distance",
+    "temporal_correlation",
     "upsample",
     "vorticity",
 ]
@@ -131,3 +133,58 @@ def energy_spectrum(x: Tensor) -> Tensor:
 
     spectrum = energy.new_zeros(*batch, int(shell.max()) + 1)
     return spectrum.index_add(-1, shell, energy.flatten(-2))
+
+
+def log_spectral_distance(x: Tensor, y: Tensor) -> float:
+    r"""Returns the distance of the mean energy spectra of two sets of velocity fields, in decibels.
+
+    .. math:: \left( \frac{1}{K} \sum_{k = 1}^K
+        \left( 10 \log_{10} \frac{\bar E_x(k)}{\bar E_y(k)} \right)^2 \right)^{1/2}
+
+    over the shells that are whole, those below K = min(H, W) / 2.
+
+    References:
+        | Distance measures for speech processing (Gray & Markel, 1976)
+        | https://doi.org/10.1109/TASSP.1976.1162849
+
+    Arguments:
+        x: Velocity fields, with shape (*, 2, H, W).
+        y: Others on the same grid, as many or not.
+
+    Raises:
+        ValueError: The grids differ.
+    """
+    if x.shape[-3:] != y.shape[-3:]:
+        raise ValueError(
+            f"x and y must be on one grid, but have shapes {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    whole = slice(1, min(x.shape[-2:]) // 2)
+    spectra = (energy_spectrum(z.double().reshape(-1, *z.shape[-3:])).mean(dim=0) for z in (x, y))
+    e, f = (spectrum[whole] for spectrum in spectra)
+    return float((10 * (e / f).log10()).square().mean().sqrt())
+
+
+def temporal_correlation(x: Tensor) -> Tensor:
+    r"""Returns the correlation of fields with those some states later.
+
+    .. math:: r_l = \frac{\langle x_i \cdot x_{i + l} \rangle}
+        {\sqrt{\langle x_i \cdot x_i \rangle \langle x_{i + l} \cdot x_{i + l} \rangle}}
+
+    The means are over trajectories, states, channels and points; none is subtracted.
+
+    Arguments:
+        x: Trajectories of fields, with shape (*, L, C, H, W).
+
+    Returns:
+        The correlation at lags l = 0 to L - 1, with shape (L), in float64. At long lags few pairs
+        of states are left.
+    """
+    if x.ndim < 4:
+        raise ValueError(f"x must be trajectories (*, L, C, H, W), got shape {tuple(x.shape)}")
+
+    x = x.double().flatten(-3)
+    L = x.shape[-2]
+    pairs = ((x[..., : L - lag, :], x[..., lag:, :]) for lag in range(L))
+    return torch.stack(
+        [(a * b).sum() / (a.square().sum() * b.square().sum()).sqrt() for a, b in pairs]
+    )
