@@ -8,7 +8,7 @@ operator_tests := python_tests/test_ops.py python_tests/test_ops_layout.py \
 packages := import sysconfig; print(sysconfig.get_path('purelib'))
 install = $(bin)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: help demo test sanitize tsan lint format bench clean
+.PHONY: help demo kolmogorov test sanitize tsan lint format bench clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -23,12 +23,19 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml CMakeLists.txt $(sources)
 	$(install) -e '.[plot]'
 	@touch $@
 
+$(VENV)/.kolmogorov: $(VENV)/.torch pyproject.toml CMakeLists.txt $(sources)
+	$(install) -e '.[kolmogorov,plot]'
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml CMakeLists.txt $(sources)
 	$(install) -e '.[dev]'
 	@touch $@
 
 demo: $(VENV)/.demo  ## Assimilate a chaotic trajectory; writes demo.png and demo.npz.
 	$(bin)/python -m sda_fast demo
+
+kolmogorov: $(VENV)/.kolmogorov  ## Assimilate a turbulent flow; writes to runs/kolmogorov.
+	$(bin)/python -m experiments.kolmogorov sparse
 
 test: $(VENV)/.dev  ## Run the tests.
 	$(bin)/python -m pytest

@@ -1,0 +1,1 @@
+"""Assimilation of Kolmogorov flow: `python -m experiments.kolmogorov CASE`."""
