@@ -227,13 +227,13 @@ def test_report(tmp_path: Path):
     shifts = {"modes": [3, 0, 3], "second": 9.25}
     (tmp_path / "ambiguous.json").write_text(json.dumps(result | shifts))
     numbers = {"samples": {"spectrum": 1.25}, "held-out": {"spectrum": 0.75}}
-    judged = {"numbers": numbers, "samples": 6, "length": 14}
+    judged = {"numbers": numbers, "samples": 6, "length": 14, "steps": 64}
     (tmp_path / "prior.json").write_text(json.dumps(judged))
 
     report.write(tmp_path, tmp_path / "docs")
     page = (tmp_path / "docs" / "kolmogorov.md").read_text()
     for name in CASES:
-        assert f"| {name} | {CASES[name].length} | 7 | 0.500 |" in page
+        assert f"| {name} | {CASES[name].length} | 7 | 0.01 | 0.500 |" in page
     assert "| spectrum | 1.250 | 0.750 |" in page
     assert "Of 3 members 1 at shift 0, 0 at shift 1, 0 at shift 2, 2 at shift 3" in page
     links = re.findall(r"\]\((kolmogorov/.*?)\)", page)

@@ -156,8 +156,9 @@ def _prior(arguments: argparse.Namespace) -> None:
     record = read_record(arguments.name)
     errors = record["validation"]
 
-    for part in ("system", "shape", "network", "schedule", "training"):
-        print(f"{part:10}{json.dumps(record[part])}")
+    for part in ("system", "shape", "network", "schedule", "data", "training"):
+        if part in record:
+            print(f"{part:10}{json.dumps(record[part])}")
     print("\ndenoising error by diffusion time, for windows of each length")
     print("  length" + "".join(f"{t:>8}" for t in errors["levels"]))
     for length, values in errors["denoising_error"].items():

@@ -22,18 +22,18 @@ TEXT = Path(__file__).with_name("page.md")
 def cases(results: dict[str, dict[str, Any]]) -> str:
     """Writes the table of the cases."""
     lines = [
-        "| | states | numbers observed | RMSE | where unseen | spread | CRPS | misfit, the truth's "
-        "| inconsistency, the truth's | seconds |",
+        "| | states | numbers observed | gamma | RMSE | where unseen | spread | CRPS "
+        "| misfit, the truth's | inconsistency, the truth's |",
         "|---" * 10 + "|",
     ]
     for name, r in results.items():
         unseen = f"{r['unseen']:.3f}" if "unseen" in r else ""
         lines.append(
-            f"| {name} | {CASES[name].length} | {r['observed']} | {r['rmse']:.3f} | {unseen} "
+            f"| {name} | {CASES[name].length} | {r['observed']} | {r['gamma']} "
+            f"| {r['rmse']:.3f} | {unseen} "
             f"| {r['spread']:.3f} | {r['crps']:.3f} "
             f"| {r['misfit']:.2f}, {r['misfit of the truth']:.2f} "
-            f"| {r['inconsistency']:.3f}, {r['inconsistency of the truth']:.3f} "
-            f"| {r['seconds']:.0f} |"
+            f"| {r['inconsistency']:.3f}, {r['inconsistency of the truth']:.3f} |"
         )
     return "\n".join(lines)
 
@@ -80,7 +80,7 @@ def write(runs: Path, docs: Path = DOCS) -> None:
         modes=modes(results["ambiguous"]),
         climatology=settings["climatology"],
         judged=judged,
-        **{name: settings[name] for name in ("steps", "corrections", "tau", "gamma", "iteration")},
+        **{name: settings[name] for name in ("steps", "corrections", "tau", "iteration")},
     )
     atomic_write(docs / "kolmogorov.md", text.encode())
 
