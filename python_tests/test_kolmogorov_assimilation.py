@@ -235,7 +235,7 @@ def test_report(tmp_path: Path):
     for name in CASES:
         assert f"| {name} | {CASES[name].length} | 7 | 0.01 | 0.500 |" in page
     assert "| spectrum | 1.250 | 0.750 |" in page
-    assert "Of 3 members 1 at shift 0, 0 at shift 1, 0 at shift 2, 2 at shift 3" in page
+    assert "The 3 members fall 1, 0, 0 and 2 times on shifts 0 to 3." in page
     links = re.findall(r"\]\((kolmogorov/.*?)\)", page)
     assert len(links) == 2 * len(CASES) + 2
     for link in links:

@@ -64,6 +64,7 @@ class Row:
             axis.imshow(
                 field.T.numpy(),
                 origin="lower",
+                interpolation="nearest",
                 cmap=ICEFIRE if self.diverging else SPREAD,
                 vmin=-self.scale if self.diverging else 0,
                 vmax=self.scale,
@@ -132,7 +133,7 @@ def draw(path: Path, rows: Sequence[Row], dt: float) -> None:
     """Draws a row for each trajectory, at most nine states of it from left to right."""
     length = len(rows[0].fields)
     states = range(0, length, -(-length // 9))
-    figure, grid = panels(len(rows), len(states), size=1.05, left=0.22, top=0.2)
+    figure, grid = panels(len(rows), len(states), size=0.96, left=0.22, top=0.2)
     for row, axes in zip(rows, grid, strict=True):
         axes[0].set_ylabel(row.label, fontsize=9)
         for axis, i in zip(axes, states, strict=True):
@@ -147,7 +148,7 @@ def animate(path: Path, rows: Sequence[Row], seconds: float = 0.2) -> None:
     """Writes an animation of the trajectories side by side."""
     frames = []
     for i in range(len(rows[0].fields)):
-        figure, grid = panels(1, len(rows), size=1.3, left=0.02, top=0.2)
+        figure, grid = panels(1, len(rows), size=0.96, left=0.02, top=0.2)
         for row, axis in zip(rows, grid[0], strict=True):
             row.panel(axis, i)
             axis.set_title(row.label, fontsize=9, pad=3)

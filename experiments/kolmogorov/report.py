@@ -51,10 +51,11 @@ def prior(numbers: dict[str, dict[str, float]]) -> str:
 def modes(result: dict[str, Any]) -> str:
     """Says which members fell into which mode."""
     count = Counter(result["modes"])
-    split = ", ".join(f"{count[shift]} at shift {shift}" for shift in range(4))
+    *first, last = (str(count[shift]) for shift in range(4))
     return (
-        f"Of {result['members']} members {split}; the misfit by their own shift is "
-        f"{result['misfit']:.2f}, by any other at least {result['second']:.1f}"
+        f"The {result['members']} members fall {', '.join(first)} and {last} times on shifts 0 to "
+        f"3. The misfit by their own shift is {result['misfit']:.2f}, by any other at least "
+        f"{result['second']:.1f}"
     )
 
 
