@@ -12,6 +12,7 @@ __all__ = ["Floors", "measure"]
 
 import argparse
 import ctypes
+import itertools
 import json
 import os
 import shutil
@@ -164,16 +165,14 @@ def _cuda_rate(work: float, run: object, repeats: int = 20) -> float:
         run()  # type: ignore[operator]
         mark.record()
     torch.cuda.synchronize()
-    pairs = zip(marks[:-1], marks[1:], strict=True)
+    pairs = itertools.pairwise(marks)
     return work / (1e-3 * statistics.median(a.elapsed_time(b) for a, b in pairs))
 
 
 def measure_cuda(size: int = 8192, megabytes: int = 2048) -> Floors:
     """Measures the current CUDA device, in about a second, on random numbers."""
-    x = torch.randn(megabytes * 2**18, device="cuda")
-    y = torch.empty_like(x)
+    x, y = torch.randn(2, megabytes * 2**18, device="cuda")
     copy = _cuda_rate(2 * 4 * x.numel(), lambda: y.copy_(x))
-    del x, y
 
     def product(dtype: torch.dtype) -> float:
         a, b = (torch.randn(size, size, device="cuda").to(dtype) for _ in range(2))

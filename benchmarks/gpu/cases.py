@@ -1,6 +1,6 @@
 """Every operator with random arguments: what is checked, and what is timed."""
 
-__all__ = ["DTYPES", "SIZES", "TINY", "Case", "operator_cases"]
+__all__ = ["DTYPES", "FLOW", "SIZES", "TINY", "Case", "operator_cases"]
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -110,12 +110,11 @@ def operator_cases(
         ops.philox_normal_(x, **STREAM)
         return x
 
-    yield Case(
-        "philox_normal_", states(1), noise, reads=lambda x: 0, eager=lambda x: x.normal_()
-    )
+    yield Case("philox_normal_", states(1), noise, reads=lambda x: 0, eager=lambda x: x.normal_())
 
-    std, gamma = torch.rand(length, channels, device=device) + 0.1, torch.tensor(1e-2)
-    std, gamma = std.to(dtype), gamma.to(device, dtype)
+    # drawn on the CPU, as the points below are: the same numbers whatever the device
+    std, gamma = torch.rand(length, channels) + 0.1, torch.tensor(1e-2)
+    std, gamma = std.to(device, dtype), gamma.to(device, dtype)
     yield Case(
         "residual",
         lambda: (random(length, channels), random(*shape)),
@@ -134,9 +133,7 @@ def _window_cases(
     def windows() -> Tensor:
         return random(batch, len(plan), plan.window * channels)
 
-    yield Case(
-        f"gather {rule}", lambda: (random(*shape),), lambda x: ops.gather(x, start, mask)
-    )
+    yield Case(f"gather {rule}", lambda: (random(*shape),), lambda x: ops.gather(x, start, mask))
     # of the windows, the rows that enter are read
     rows = batch * channels * int((weight != 0).sum())
     yield Case(
@@ -157,11 +154,11 @@ def _observation_cases(
     batch: int, flow: tuple[int, ...], random: Callable[..., Tensor], device: str
 ) -> Iterator[Case]:
     """The observation of flow states (L, 2, H, W), and what is observed taken back to a state."""
-    points = flow[-1] - 1
+    points = torch.rand(500, 2) * (torch.tensor(flow[-2:]) - 1)
     operators: dict[str, ObservationOperator] = {
         "subsample": Subsample(flow, slice(None, None, 2), slice(None), slice(None, None, 4)),
         "block_mean": BlockMean(flow, (4, 4)),
-        "sparse_map of points": Interpolate(flow, points * torch.rand(500, 2)),
+        "sparse_map of points": Interpolate(flow, points),
         "sparse_map of vorticity": Vorticity(flow),
     }
 

@@ -1,0 +1,72 @@
+"""Runs every operator once on tensors of a few sizes and types, against the reference in float64.
+
+    python -m benchmarks.gpu.check [--device cpu]
+
+Small enough to run under compute-sanitizer, whose exit code then tells of the kernels, while this
+program's tells of the numbers.
+"""
+
+import argparse
+import sys
+
+import torch
+from torch import Tensor
+
+from sda_fast import ops
+
+from .cases import DTYPES, TINY, Case, operator_cases
+
+FLOW = (3, 2, 8, 12)
+
+
+def wide(x: Tensor) -> Tensor:
+    return x.detach().cpu().double()
+
+
+def problem(case: Case, twin: Case, dtype: torch.dtype) -> str | None:
+    """Compares an operator with its twin on the CPU in float64, and says what differs.
+
+    What noise it draws is counter-based, so that it is the same on both.
+    """
+    arguments = case.draw()
+    results = case.results(arguments)
+    if case.bytes(arguments) <= 0:
+        return "it moves no bytes"
+    with ops.backend("reference"):
+        expected = twin.results([wide(x) for x in arguments])
+    for y, z in zip(results, expected, strict=True):
+        error = (wide(y) - z).norm() / z.norm().clamp(min=1e-30)
+        limit = 1e-5 if dtype == torch.float32 else 2e-2
+        if not error <= limit:  # NaN is not
+            return f"its relative error is {float(error):.2g}, above {limit:.0e}"
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Check every operator on a device.")
+    parser.add_argument("--device", default="cuda")
+    device = parser.parse_args().device
+    torch.manual_seed(0)
+
+    count = bad = 0
+    for size, shape in TINY.items():
+        for dtype in DTYPES:
+            # drawn alike, so that places and variances are the same numbers
+            torch.manual_seed(1)
+            cases = list(operator_cases(shape, dtype, device, FLOW))
+            torch.manual_seed(1)
+            twins = list(operator_cases(shape, torch.float64, "cpu", FLOW))
+            for case, twin in zip(cases, twins, strict=True):
+                with torch.no_grad(), ops.backend("native"):
+                    why = problem(case, twin, dtype)
+                count += 1
+                bad += why is not None
+                if why is not None:
+                    print(f"{case.name}, {size}, {dtype}: {why}")
+
+    print(f"{count - bad} of {count} operator calls agree with the reference")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
