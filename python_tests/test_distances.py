@@ -5,11 +5,12 @@ import sys
 
 import pytest
 import torch
-from scipy import stats
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sda_fast.evaluation import energy_distance, mmd, wasserstein
+
+stats = pytest.importorskip("scipy.stats")
+optimize = pytest.importorskip("scipy.optimize")
 
 
 def w2(x: Tensor, y: Tensor) -> float:
@@ -44,7 +45,7 @@ def test_equal_sets_are_at_distance_zero(distance):
 def test_wasserstein_is_the_best_assignment(p: int):
     x, y = torch.randn(60, 4, 3), 0.5 + torch.randn(60, 4, 3)
     cost = torch.tensor([[float((a - b).double().norm()) ** p for b in y] for a in x])
-    expected = float(cost.double().numpy()[linear_sum_assignment(cost.numpy())].mean())
+    expected = float(cost.double().numpy()[optimize.linear_sum_assignment(cost.numpy())].mean())
     assert wasserstein(x, y, p) == pytest.approx(expected ** (1 / p), rel=1e-5)
 
 

@@ -7,11 +7,12 @@ fixed, and each test also shows that it would notice: with another tau the sampl
 import oracles
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from sda_fast import VPSDE, GaussianScore, load_prior, sample
 from sda_fast.evaluation import Gaussian, GaussianEstimator
+
+stats = pytest.importorskip("scipy.stats")
 
 LEVEL = 1e-4
 OPTIONS = {"steps": 6, "corrections": 3, "tau": 0.3}

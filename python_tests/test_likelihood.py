@@ -6,7 +6,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from scipy import special, stats
 from torch import Tensor
 
 from sda_fast.likelihood import (
@@ -18,6 +17,9 @@ from sda_fast.likelihood import (
     Poisson,
     StudentT,
 )
+
+special = pytest.importorskip("scipy.special")
+stats = pytest.importorskip("scipy.stats")
 
 
 def A(x: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from sda_fast import VPSDE, GaussianScore, ops
@@ -209,6 +208,7 @@ def test_select() -> None:
 
 @pytest.mark.parametrize("periodic", [False, True])
 def test_interpolation_is_scipy_s(periodic: bool) -> None:
+    ndimage = pytest.importorskip("scipy.ndimage")
     where = points(40, 4, 8)
     where = torch.cat([where, torch.tensor([[0, 0], [3, 7], [3, 0], [1, 2]])])
     if periodic:
@@ -217,19 +217,23 @@ def test_interpolation_is_scipy_s(periodic: bool) -> None:
     y = Interpolate(FLOW, where, periodic=periodic)(x)
     mode = "grid-wrap" if periodic else "nearest"
     expected = [
-        [map_coordinates(field.numpy(), where.numpy().T, order=1, mode=mode) for field in state]
+        [
+            ndimage.map_coordinates(field.numpy(), where.numpy().T, order=1, mode=mode)
+            for field in state
+        ]
         for state in x[0]
     ]
     np.testing.assert_allclose(y[0], expected, rtol=0, atol=1e-12)
 
 
 def test_interpolation_in_time() -> None:
+    ndimage = pytest.importorskip("scipy.ndimage")
     where, times = points(40, 4, 8), 2 * torch.rand(40, dtype=torch.float64)
     times[:3] = torch.tensor([0.0, 1.0, 2.0])
     x = torch.randn(1, *FLOW, dtype=torch.float64)
     y = Interpolate(FLOW, where, times)(x)
     place = torch.cat([times[:, None], where], dim=1).numpy().T
-    expected = [map_coordinates(x[0, :, c].numpy(), place, order=1) for c in range(2)]
+    expected = [ndimage.map_coordinates(x[0, :, c].numpy(), place, order=1) for c in range(2)]
     np.testing.assert_allclose(y[0], expected, rtol=0, atol=1e-12)
 
 

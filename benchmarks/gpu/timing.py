@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu.timing --out timings.json [--seconds 90] [--device cpu]
 
-Random inputs, drawn anew for every case, in several buffers that are larger than the cache together.
+Random inputs, drawn anew for every case, in several buffers that together are beyond the cache.
 A result that does not agree with the reference is not timed but reported. What the time does not
 suffice for is left out, and named.
 """
