@@ -1,68 +1,61 @@
-"""Times whole posteriors, `sda_fast.sample` against the published method in eager PyTorch.
+"""Times whole samples, `sda_fast.sample` against the published method in eager PyTorch.
 
-Both evaluate the same network as often. A run is 8 steps; time is proportional to the steps.
+All evaluate the same network as often; before they are timed their noise estimates are compared.
+A run is 8 steps; time is proportional to the steps. Where azula is installed, its sampler draws
+from the prior too.
 """
 
-from collections.abc import Iterator
-from types import SimpleNamespace
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor
 
-from sda_fast import VPSDE, GaussianScore, MCScoreNet, sample
-from sda_fast.observation import Subsample
+from sda_fast import VPSDE
 
-from .published import Composed, Guided, posterior
+from .published import Composed
+from .workloads import LENGTH, STATE, STEPS, mlp_network, posterior_runs
 
-STEPS, TAU = 8, 0.5
-SHAPE = (65, 3)
-
-
-@pytest.fixture(params=["sda_fast", "sda_fast bfloat16", "published"])
-def code(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Which code runs; in bfloat16 are the factors of the network's matrix products."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if "bfloat16" in request.param else "highest")
-    yield request.param
-    torch.set_float32_matmul_precision(precision)
+SLOW = pytest.mark.slow
+COMPILED = pytest.param("compiled", marks=SLOW)
+ROUNDS = {"rounds": 3, "warmup_rounds": 1}
 
 
-@pytest.mark.parametrize("corrections", [1, pytest.param(16, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("batch", [1, 16, 256])
-def test_lorenz63_posterior(benchmark, batch: int, corrections: int, code: str):
-    torch.manual_seed(0)
-    network = MCScoreNet(3, order=2, embedding=32, hidden_features=[256] * 5, activation=nn.SiLU)
-    prior = VPSDE(network.requires_grad_(False), shape=SHAPE)
-    y = torch.zeros(9, 1)
-
-    threads = torch.get_num_threads()
-    benchmark.group = f"Lorenz-63 posterior, B = {batch}, C = {corrections} ({threads} threads)"
-    rounds = {"rounds": 3, "warmup_rounds": 1}
-    options = {"steps": STEPS, "corrections": corrections, "tau": TAU}
-
-    if code == "published":
-        composed = SimpleNamespace(
-            eps=Composed(network.kernel, network.order), mu=prior.mu, sigma=prior.sigma
-        )
-        guided = Guided(y, lambda x: x[..., ::8, :1], 0.05, composed, 3e-2)
-        sde = SimpleNamespace(eps=guided, mu=prior.mu, sigma=prior.sigma, shape=SHAPE)
-        benchmark.pedantic(lambda: posterior(sde, (batch,), **options), **rounds)
-    else:
-        A = Subsample(SHAPE, slice(None, None, 8), slice(0, 1))
-        sde = VPSDE(GaussianScore(y, A, 0.05, prior, gamma=3e-2), SHAPE)
-        benchmark.pedantic(lambda: sample(sde, (batch,), backend="native", **options), **rounds)
+@pytest.mark.parametrize("code", ["eager", COMPILED, "native", "native bfloat16"])
+@pytest.mark.parametrize(
+    ("batch", "corrections"),
+    [(1, 1), (16, 1), pytest.param(256, 1, marks=SLOW), pytest.param(16, 16, marks=SLOW)],
+)
+@pytest.mark.parametrize("law", ["prior", "posterior"])
+def test_lorenz63(timed, law: str, batch: int, corrections: int, code: str):
+    runs = posterior_runs(batch, corrections=corrections, guided=law == "posterior")
+    group = f"Lorenz-63 {law}, B = {batch}, C = {corrections}"
+    timed(group, code, runs[code.removesuffix(" bfloat16")], **ROUNDS)
 
 
-def test_same_estimate():
-    """Both estimate the same noise."""
-    network = MCScoreNet(3, order=2, hidden_features=[32], activation=nn.SiLU)
-    prior = VPSDE(network.requires_grad_(False), shape=SHAPE)
-    y, x, t = torch.zeros(9, 1), torch.randn(2, *SHAPE), torch.tensor(0.4)
-    composed = SimpleNamespace(
-        eps=Composed(network.kernel, network.order), mu=prior.mu, sigma=prior.sigma
-    )
-    A = Subsample(SHAPE, slice(None, None, 8), slice(0, 1))
-    ours = GaussianScore(y, A, 0.05, prior, gamma=3e-2)(x, t)
-    theirs = Guided(y, lambda x: x[..., ::8, :1], 0.05, composed, 3e-2)(x, t)
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("batch", [1, 16, pytest.param(256, marks=SLOW)])
+def test_lorenz63_azula(timed, batch: int):
+    """The predictor-corrector sampler of azula, with the same network, steps and evaluations."""
+    timed(f"Lorenz-63 prior, B = {batch}, C = 1", "azula", azula_run(batch), **ROUNDS)
+
+
+def azula_run(batch: int) -> Callable[[], Tensor]:
+    denoise = pytest.importorskip("azula.denoise")
+    samplers = pytest.importorskip("azula.sample")
+
+    network = mlp_network(256)
+    sde, eps = VPSDE(network, shape=(LENGTH, STATE)), Composed(network.kernel, network.order)
+
+    class Denoiser(denoise.Denoiser):  # type: ignore[misc, name-defined]
+        def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
+            return sde.mu(t), sde.sigma(t)
+
+        def forward(self, x: Tensor, t: Tensor, **_: Any) -> Any:
+            mu, sigma = self.schedule(t)
+            return denoise.DiracPosterior(mean=(x - sigma * eps(x, t)) / mu)
+
+    sampler = samplers.PCSampler(Denoiser(), corrections=1, delta=0.1, steps=STEPS, silent=True)
+    x = torch.randn(batch, LENGTH, STATE)
+    assert sampler(x).isfinite().all()
+    return lambda: sampler(x)

@@ -4,9 +4,21 @@ Width 256, depth 5, windows of 5 states, trajectories of 65: the paper's Lorenz-
 U-Nets on windows of two-dimensional fields.
 """
 
-__all__ = ["Score", "mlp_score", "posterior_runs", "relative_error", "unet_score"]
+__all__ = [
+    "Score",
+    "count_flops",
+    "matmul_precision",
+    "mlp_network",
+    "mlp_score",
+    "posterior_runs",
+    "relative_error",
+    "unet_network",
+    "unet_score",
+]
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import SimpleNamespace
@@ -51,6 +63,17 @@ def count_flops(run: Callable[[], object]) -> int:
     with _Flops() as counter:
         run()
     return counter.total
+
+
+@contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Sets the precision of float32 matrix products for a `with` block."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True)
@@ -116,30 +139,24 @@ def mlp_score(batch: int, width: int, device: str = "cpu") -> Score:
     return Score(Composed(network.kernel, network.order), x, cotangent)
 
 
+def unet_network(channels: tuple[int, ...] = (32, 64, 128)) -> ScoreUNet:
+    """Makes a U-Net for windows of five states of two channels, on a periodic domain."""
+    return ScoreUNet(
+        10,
+        embedding=64,
+        hidden_channels=channels,
+        hidden_blocks=(2,) * len(channels),
+        activation=nn.SiLU,
+        padding_mode="circular",
+    )
+
+
 def unet_score(
     windows: int, side: int, channels: tuple[int, ...] = (32, 64, 128), device: str = "cpu"
 ) -> Score:
-    """Makes a U-Net on windows of five states of two channels; its codes are the network itself
-    and the network in bfloat16, channels last."""
-    network = ScoreUNet(
-        10,
-        embedding=64,
-        hidden_channels=channels,
-        hidden_blocks=(2,) * len(channels),
-        activation=nn.SiLU,
-        padding_mode="circular",
-    )
-    network = network.requires_grad_(False).to(device)
-    last = ScoreUNet(
-        10,
-        embedding=64,
-        hidden_channels=channels,
-        hidden_blocks=(2,) * len(channels),
-        activation=nn.SiLU,
-        padding_mode="circular",
-    )
-    last.load_state_dict(network.state_dict())
-    last = last.requires_grad_(False).to(device, memory_format=torch.channels_last)
+    """Makes the U-Net with fields; another code of it is in bfloat16, channels last."""
+    network = unet_network(channels).requires_grad_(False).to(device)
+    last = copy.deepcopy(network).to(memory_format=torch.channels_last)
 
     def half(x: Tensor, t: Tensor) -> Tensor:
         with torch.autocast(x.device.type, dtype=torch.bfloat16):
@@ -159,32 +176,46 @@ def posterior_runs(
     compiler: str = "inductor",
 ) -> dict[str, Callable[[], Tensor]]:
     """Returns functions that draw samples with the same network, steps and evaluations: ours, and
-    the published loop in eager PyTorch and with its score compiled."""
+    the published loop in eager PyTorch and with its network compiled.
+
+    Raises:
+        ArithmeticError: Their noise estimates differ.
+    """
     network = mlp_network(width, device)
     prior = VPSDE(network, shape=(LENGTH, STATE)).to(device)
     y = torch.zeros(9, 1, device=device)
     options: dict[str, Any] = {"steps": STEPS, "corrections": corrections, "tau": TAU}
 
-    A = Subsample((LENGTH, STATE), *OBSERVED).to(device)
     ours = prior
     if guided:
+        A = Subsample((LENGTH, STATE), *OBSERVED).to(device)
         ours = VPSDE(GaussianScore(y, A, 0.05, prior, gamma=3e-2), prior.shape).to(device)
 
-    def published(eps: Any) -> Callable[[], Tensor]:
-        noise: dict[str, Any] = {"mu": prior.mu, "sigma": prior.sigma}
-        composed = SimpleNamespace(eps=eps, **noise)
-        score = Guided(y, lambda x: x[..., ::8, :1], 0.05, composed, 3e-2) if guided else eps
-        sde = SimpleNamespace(eps=score, shape=prior.shape, **noise)
+    noise: dict[str, Any] = {"mu": prior.mu, "sigma": prior.sigma}
 
-        def run() -> Tensor:
-            with torch.device(device):
-                return posterior(sde, (batch,), **options)
+    def published(eps: Any) -> Any:
+        if guided:
+            eps = Guided(
+                y, lambda x: x[..., ::8, :1], 0.05, SimpleNamespace(eps=eps, **noise), 3e-2
+            )
+        return SimpleNamespace(eps=eps, shape=prior.shape, **noise)
 
-        return run
+    def run(sde: Any) -> Tensor:
+        with torch.device(device):
+            return posterior(sde, (batch,), **options)
 
     composed = Composed(network.kernel, network.order)
+    eager = published(composed)
+    compiled = published(torch.compile(composed, dynamic=False, backend=compiler))
+
+    x, t = torch.randn(batch, LENGTH, STATE, device=device), torch.tensor(0.4, device=device)
+    with torch.no_grad(), matmul_precision("highest"):
+        error = relative_error(ours.eps(x, t), eager.eps(x, t))
+    if not error < 1e-4:
+        raise ArithmeticError(f"the two noise estimates differ by {error:.2g}")
+
     return {
-        "eager": published(composed),
-        "compiled": published(torch.compile(composed, dynamic=False, backend=compiler)),
+        "eager": lambda: run(eager),
+        "compiled": lambda: run(compiled),
         "native": lambda: sample(ours, (batch,), backend="native", **options),
     }

@@ -12,7 +12,6 @@ import json
 import math
 import time as clock
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,14 @@ from torch import Tensor
 
 from sda_fast import ops
 
-from ..workloads import Score, mlp_score, posterior_runs, relative_error, unet_score
+from ..workloads import (
+    Score,
+    matmul_precision,
+    mlp_score,
+    posterior_runs,
+    relative_error,
+    unet_score,
+)
 from .cases import DTYPES, FLOW, SIZES, TINY, Case, operator_cases
 from .clock import Timing, time
 
@@ -144,24 +150,10 @@ def attempt(run: Run, group: str, code: str, timed: Callable[[], Timing], **more
         run.add(group, code, None, problem=f"{type(error).__name__}: {error}"[:200], **more)
 
 
-def matmul(precision: str) -> AbstractContextManager[None]:
-    """Sets the precision of matrix products for a `with` block."""
-
-    class Precision(nullcontext):  # type: ignore[type-arg]
-        def __enter__(self) -> None:
-            self.before = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision(precision)
-
-        def __exit__(self, *_: Any) -> None:
-            torch.set_float32_matmul_precision(self.before)
-
-    return Precision()
-
-
 def networks(run: Run) -> None:
     """Times window networks: forward and its vector-Jacobian product, eager and compiled."""
     tiny = run.tiny
-    with matmul("highest"):
+    with matmul_precision("highest"):
         for batch in (2,) if tiny else (16, 128):
             score(run, f"MLP, B = {batch}", mlp_score(batch, 16 if tiny else 256, run.device))
         for side in (8,) if tiny else (64,):
