@@ -1,0 +1,191 @@
+"""What a run costs, counted: evaluations, operators, allocations and, by valgrind, instructions.
+
+Counts do not depend on how busy a machine is, so that they may be asserted where times may not.
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sda_fast import VPSDE, GaussianScore, MCScoreNet, _native, sample
+from sda_fast.observation import Subsample
+
+needs_native = pytest.mark.skipif(not _native.available, reason=str(_native.reason))
+
+SHAPE = (33, 3)
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operators that torch is asked for, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names[func._schema.name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def make(law: str) -> VPSDE:
+    """Makes a prior whose network is fused, or a posterior of it."""
+    network = MCScoreNet(3, order=2, embedding=8, hidden_features=[16] * 2, activation=nn.SiLU)
+    prior = VPSDE(network.requires_grad_(False), SHAPE)
+    if law == "prior":
+        return prior
+    A = Subsample(SHAPE, slice(None, None, 8), slice(0, 1))
+    return VPSDE(GaussianScore(torch.zeros(5, 1), A, 0.05, prior, gamma=3e-2), SHAPE)
+
+
+def run(sde: VPSDE, steps: int, corrections: int = 1, **options: Any) -> None:
+    sample(sde, (2,), steps=steps, corrections=corrections, seed=0, backend="native", **options)
+
+
+def calls_per_step(sde: VPSDE, corrections: int) -> dict[str, float]:
+    """Counts the operators of a step: what a longer run has more than a shorter one."""
+    counts = []
+    for steps in (4, 4, 8, 16):  # the first run packs the weights
+        with Calls() as calls:
+            run(sde, steps, corrections)
+        counts.append(calls.names)
+    _, a, b, c = counts
+    first = {name: (b[name] - a[name]) / 4 for name in b if b[name] != a[name]}
+    later = {name: (c[name] - b[name]) / 8 for name in c if c[name] != b[name]}
+    assert first == later
+    return later
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("law", ["prior", "posterior"])
+@pytest.mark.parametrize("denoise", [False, True])
+def test_evaluations_of_a_sample(law: str, backend: str, denoise: bool) -> None:
+    """The network sees each sample N (1 + C) times, and once more where the last is denoised."""
+    if backend == "native" and not _native.available:
+        pytest.skip(str(_native.reason))
+    seen: list[int] = []
+
+    class Counted(nn.Module):
+        def forward(
+            self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor | None = None
+        ) -> torch.Tensor:
+            seen.append(len(x))
+            return 0.1 * x
+
+    sde = make(law)
+    (sde if law == "prior" else sde.eps.sde).eps = Counted()
+    sample(sde, (3,), steps=4, corrections=2, seed=0, backend=backend, denoise=denoise)
+    assert sum(seen) == 3 * (4 * (1 + 2) + denoise)
+
+
+@needs_native
+@pytest.mark.parametrize("corrections", [0, 2])
+def test_operators_of_a_prior_s_step(corrections: int) -> None:
+    calls = calls_per_step(make("prior"), corrections)
+    own = {name[10:]: n for name, n in calls.items() if name.startswith("sda_fast::")}
+    assert own.pop("langevin_", 0) == corrections
+    assert own == {"mlp_score": 1 + corrections, "predictor_": 1}
+    assert sum(calls.values()) <= 33 + 20 * corrections
+
+
+@needs_native
+@pytest.mark.parametrize("corrections", [0, 2])
+def test_operators_of_a_guided_step(corrections: int) -> None:
+    """One evaluation of the network and of its gradient for each estimate, and one pass after."""
+    calls = calls_per_step(make("posterior"), corrections)
+    own = {name[10:]: n for name, n in calls.items() if name.startswith("sda_fast::")}
+    estimate = ("mlp_score", "mlp_score_vjp", "denoise", "subsample", "subsample_adjoint")
+    assert own.pop("guide_langevin_", 0) == corrections
+    assert own == {
+        **dict.fromkeys((*estimate, "residual"), 1 + corrections),
+        "guide_predictor_": 1,
+    }
+    assert sum(calls.values()) <= 39 + 25 * corrections
+
+
+def allocations(sde: VPSDE, steps: int) -> tuple[int, int, int]:
+    """Returns of a run how often it allocates memory, its peak, and what it has not given back."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run(sde, steps)
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return sum(event.nbytes() > 0 for event in events), peak, held
+
+
+@needs_native
+@pytest.mark.parametrize(("law", "most"), [("prior", 40), ("posterior", 52)])
+def test_allocations_of_a_step(law: str, most: int) -> None:
+    """A step allocates as often late as early, and a long run holds no more than a short one."""
+    sde = make(law)
+    run(sde, 2)
+    (few, low, _), (some, middle, _), (many, high, left) = (
+        allocations(sde, steps) for steps in (4, 8, 16)
+    )
+    assert (some - few) / 4 == (many - some) / 8 <= most
+    # but for the times of the grid, two numbers each
+    assert middle - low <= 2 * 8 * 4
+    assert high - middle <= 2 * 8 * 8
+    assert left == 0
+
+
+# Instructions
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernels in a program of their own, compiled for AVX2, which valgrind knows."""
+    if platform.machine() not in ("x86_64", "AMD64") or shutil.which("valgrind") is None:
+        pytest.skip("needs x86-64 and valgrind")
+    if not (HERE.parent / "csrc").is_dir():
+        pytest.skip("there is no source tree here")
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        pytest.skip("needs a C++ compiler")
+
+    path = tmp_path_factory.mktemp("costs") / "costs"
+    flags = ["-std=c++20", "-O3", "-mavx2", "-mfma", "-mf16c", "-DSDA_FAST_VARIANT=avx2"]
+    flags += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+    subprocess.run([compiler, *flags, HERE / "costs.cpp", "-o", path], check=True)
+    return path
+
+
+def instructions(program: Path, kernel: str, size: int) -> int:
+    """Counts the instructions of a run of a kernel."""
+    tool = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
+    done = subprocess.run(
+        [*tool, program, kernel, str(size)], check=True, capture_output=True, text=True
+    )
+    (count,) = re.findall(r"I\s+refs:\s+([\d,]+)", done.stderr)
+    return int(count.replace(",", ""))
+
+
+# What an element (of gather, a window of 5) took when it was last counted, 0.75, 21 and 106 by GCC
+# 12, and half as much again: another compiler may take a little more, but a loop that is no longer
+# vectorised takes several times as much.
+MOST = {"predictor": 1.13, "philox_normal": 32.0, "gather": 160.0}
+
+
+@pytest.mark.parametrize("kernel", MOST)
+def test_instructions_of_an_element(program: Path, kernel: str) -> None:
+    sizes = (2**14, 2**15)
+    more = {
+        name: instructions(program, name, sizes[1]) - instructions(program, name, sizes[0])
+        for name in (kernel, "nothing")
+    }
+    each = (more[kernel] - more["nothing"]) / (sizes[1] - sizes[0])
+    assert 0 < each <= MOST[kernel]
