@@ -8,10 +8,10 @@ operator_tests := python_tests/test_ops.py python_tests/test_ops_layout.py \
 packages := import sysconfig; print(sysconfig.get_path('purelib'))
 install = $(bin)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: help demo kolmogorov test sanitize tsan lint format bench clean
+.PHONY: help demo kolmogorov test sanitize tsan lint format bench bench-full clean
 
 help:  ## List the targets.
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
 # torch first: the build then uses it, and asks for no other.
 $(VENV)/.torch: constraints.txt
@@ -80,9 +80,13 @@ format: $(VENV)/.dev  ## Format the sources.
 	$(bin)/ruff format .
 	$(bin)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
 
-bench: $(VENV)/.dev  ## Time the native operators against the reference.
+bench: $(VENV)/.dev  ## Time operators, networks, samples and training steps, in some minutes.
 	$(bin)/python -m pytest benchmarks -m 'not slow' --benchmark-only --benchmark-group-by=group \
 	    --benchmark-columns=min,median,max --benchmark-max-time=0.3 --benchmark-min-rounds=3
+
+bench-full: $(VENV)/.dev  ## Time all of it, and keep the numbers in benchmarks/results.
+	$(bin)/python -m benchmarks.report --full
+	$(bin)/python -m benchmarks.memory --out benchmarks/results/memory.json --plot docs/memory.png
 
 clean:  ## Remove the environment and what was built.
 	rm -rf $(VENV) build dist

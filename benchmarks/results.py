@@ -38,12 +38,12 @@ def convert(content: dict[str, Any]) -> Result:
     """Makes a result of pytest-benchmark's JSON."""
     machine, ours = content["machine_info"], content["machine_info"]["sda_fast"]
     native = ours["native"]
-    changed = git("status", "--porcelain", "--untracked-files=no")
+    commit = content["commit_info"]
     return {
         "format": FORMAT,
         "date": content["datetime"][:19],
-        "commit": git("rev-parse", "--short=10", "HEAD"),
-        "changed": bool(changed),
+        "commit": (commit.get("id") or "unknown")[:10],
+        "changed": commit.get("dirty"),
         "machine": {
             "processor": machine["cpu"].get("brand_raw", machine.get("processor", "unknown")),
             "isa": native.get("isa"),
@@ -71,7 +71,7 @@ def _case(benchmark: dict[str, Any]) -> dict[str, Any]:
 def save(result: Result, folder: Path = FOLDER) -> Path:
     """Writes a result under a name of its own, and returns it."""
     processor = re.sub(r"\W+", "-", result["machine"]["processor"].lower()).strip("-")
-    stem = f"{result['date'][:10]}-{result['commit'] or 'unknown'}-{processor[:40]}"
+    stem = f"{result['date'][:10]}-{result['commit']}-{processor[:40]}"
     folder.mkdir(parents=True, exist_ok=True)
     count = sum(1 for _ in folder.glob(f"{stem}*.json"))
     path = folder / f"{stem}{f'-{count + 1}' if count else ''}.json"
