@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from . import results
@@ -102,7 +103,8 @@ def draw(result: Result, starts: tuple[str, ...], path: Path) -> None:
     from matplotlib.figure import Figure
 
     chosen = {g: c for g, c in groups(result).items() if g.startswith(starts)}
-    names = list(dict.fromkeys(code for codes in chosen.values() for code in codes))
+    named = dict.fromkeys(code for codes in chosen.values() for code in codes)
+    names = sorted(named, key=lambda n: [*COLOURS, n].index(n))
     palette = COLOURS | dict(zip([n for n in names if n not in COLOURS], 3 * OTHER, strict=False))
 
     bars = sum(len(codes) for codes in chosen.values())
@@ -123,8 +125,8 @@ def draw(result: Result, starts: tuple[str, ...], path: Path) -> None:
             panel.barh(y, value, height=0.85, color=palette[name])
             panel.errorbar(value, y, xerr=spread, fmt="none", ecolor="#333333", elinewidth=0.8)
             panel.annotate(
-                seconds(case["median"]), (value, y), (6, 0), textcoords="offset points",
-                va="center", fontsize=7,
+                seconds(case["median"]), (case["q3"] / slowest, y), (6, 0),
+                textcoords="offset points", va="center", fontsize=7,
             )  # fmt: skip
             least = floor(case, result["floors"])
             if least is not None:
@@ -135,7 +137,8 @@ def draw(result: Result, starts: tuple[str, ...], path: Path) -> None:
 
     panel.set_yticks([t for t, _ in ticks], [name for _, name in ticks], fontsize=8)
     panel.invert_yaxis()
-    panel.set_xlim(0, 1.18)
+    panel.margins(x=0.12)
+    panel.set_xlim(left=0)
     panel.set_xlabel(
         "time, relative to the slowest of a group; a black line is the floor", fontsize=8
     )
@@ -176,8 +179,9 @@ def page(path: Path) -> str:
     lines = [
         "# Performance",
         "",
-        f"Measured on {result['date'][:10]} at commit `{result['commit']}`, on {threads} threads "
-        f"of a {machine['processor']} ({machine['isa']}), torch {machine['torch']}, "
+        f"Measured on {result['date'][:10]} at commit `{result['commit']}` by {threads} thread"
+        f"{'s' * (threads > 1)} of {machine['processor']} ({machine['isa']}), torch "
+        f"{machine['torch']}, "
         f"{machine['compiler']}. The numbers are those of "
         f"[{path.name}](../benchmarks/results/{path.name}); `python -m benchmarks.report --docs` "
         "writes this page from it.",
@@ -190,17 +194,18 @@ def page(path: Path) -> str:
         "timed. A ratio is that of the medians, with the range of the quartiles.",
         "",
         "The floor of a case is the time that its operations take at the peak rate of its type, "
-        'measured in the same run; "of the floor" is the share of that rate which was reached.',
+        'measured in the same run; "of the floor" is the share of that rate which the native code '
+        "reached, or where there is none the last one named.",
         "",
-        rates(result["floors"]),
+        *rates(result["floors"]).splitlines(),
     ]
     for title, starts in PARTS.items():
         if not any(group.startswith(starts) for group in groups(result)):
             continue
-        figure = PAGE.with_name(f"performance-{title.split()[-1].lower()}.png")
+        figure = PAGE.with_name(f"performance-{title.lower().replace(' ', '-')}.png")
         draw(result, starts, figure)
         lines += ["", f"## {title}", "", f"![{title}]({figure.name})", ""]
-        lines += [table(result, True, starts)]
+        lines += table(result, True, starts).splitlines()
     lines += [
         "",
         "## How to measure",
@@ -213,7 +218,7 @@ def page(path: Path) -> str:
         "`benchmarks/test_operators.py`.",
         "",
     ]
-    return "\n".join(lines)
+    return "\n".join(line if line.startswith(("|", "!")) else fill(line, 100) for line in lines)
 
 
 def main() -> None:

@@ -92,7 +92,7 @@ def test_page_and_figures(tmp_path, monkeypatch):
     text = report.page(results.Path(path))
     assert "0.json](../benchmarks/results/0.json)" in text
     assert "| mlp forward (2 threads) | 80.0 ms |  | 20.0 ms |" in text
-    assert (tmp_path / "performance-networks.png").stat().st_size > 5000
+    assert (tmp_path / "performance-score-networks.png").stat().st_size > 5000
 
 
 def test_results_are_never_overwritten(tmp_path):

@@ -16,7 +16,11 @@ from sda_fast import _native
 
 
 def read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None
+    """Reads what a part wrote, or None where it did not come so far."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return None
 
 
 def floor(case: dict[str, Any], floors: dict[str, Any] | None) -> float | None:
