@@ -80,13 +80,13 @@ format: $(VENV)/.dev  ## Format the sources.
 	$(bin)/ruff format .
 	$(bin)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
 
-bench: $(VENV)/.dev  ## Time operators, networks, samples and training steps, in some minutes.
+bench: $(VENV)/.dev  ## Time operators, networks, samples and training steps, in five minutes.
 	$(bin)/python -m pytest benchmarks -m 'not slow' --benchmark-only --benchmark-group-by=group \
-	    --benchmark-columns=min,median,max --benchmark-max-time=0.3 --benchmark-min-rounds=3
+	    --benchmark-columns=min,median,max --benchmark-max-time=0.1 --benchmark-min-rounds=3
 
 bench-full: $(VENV)/.dev  ## Time all of it, and keep the numbers in benchmarks/results.
 	$(bin)/python -m benchmarks.report --full
-	$(bin)/python -m benchmarks.memory --out benchmarks/results/memory.json --plot docs/memory.png
+	$(bin)/python -m benchmarks.memory
 
 clean:  ## Remove the environment and what was built.
 	rm -rf $(VENV) build dist

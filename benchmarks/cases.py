@@ -54,6 +54,11 @@ class Case:
     read: Callable[..., int] | None = None
 
     @property
+    def draws(self) -> bool:
+        """Whether it draws noise, as `eager` does, whose noise is another."""
+        return "seed" in self.keywords
+
+    @property
     def title(self) -> str:
         return f"{self.operator} ({self.rule})" if self.rule else self.operator
 

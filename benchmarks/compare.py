@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .report import seconds
 from .results import Result, groups, load
+from .text import seconds
 
 
 def changes(a: Result, b: Result, tolerance: float) -> Iterator[tuple[str, str, str, float]]:

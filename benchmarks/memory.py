@@ -1,14 +1,18 @@
-"""What a long trajectory takes: peak resident memory and time against its length.
+"""What a long trajectory takes: peak memory and time against its length.
 
-    python -m benchmarks.memory [--out memory.json] [--plot memory.png] [--lengths 1000 10000]
+    python -m benchmarks.memory            up to 1,000,000 states; adds a file to benchmarks/results
+    python -m benchmarks.memory --quick    up to 10,000 states; prints the table alone
 
-A guided step of one sample, by the shipped Lorenz-63 prior, every eighth state observed. Each
-length runs in a process of its own, since a peak is the process's. The row of length 0 is that of a
-process which has only imported the package.
+Two guided steps with a correction each of one sample, by the shipped Lorenz-63 prior, every eighth
+state observed; and the same in eager PyTorch, as long as its memory allows. Each length runs in a
+process of its own, since a peak is the process's.
 """
+
+__all__ = ["EAGER", "LENGTHS", "draw", "exponent", "measure", "table"]
 
 import argparse
 import json
+import math
 import os
 import resource
 import subprocess
@@ -20,74 +24,155 @@ from typing import Any
 import torch
 
 from sda_fast import VPSDE, GaussianScore, load_prior, sample
-from sda_fast.io import atomic_write
 from sda_fast.observation import Subsample
 
-LENGTHS = (1_000, 10_000, 100_000, 1_000_000)
+from .published import Composed, Guided, posterior
+from .results import MEMORY, ROOT, Result, facts, save, stamp
+
+SHORT = 65  # the paper's length: what it takes is there whatever the length
+LENGTHS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+EAGER = 100_000  # the longest trajectory in eager PyTorch: some GB
+STEPS, CORRECTIONS = 2, 1
 
 
-def measure(length: int) -> dict[str, Any]:
+def run(code: str, length: int, device: str) -> None:
+    """Draws a sample of the posterior."""
+    prior = load_prior("lorenz63", length=length).to(device)
+    A = Subsample(prior.shape, slice(None, None, 8), slice(0, 1)).to(device)
+    y = torch.zeros(A.shape, device=device)
+    if code == "native":
+        guided = GaussianScore(y, A, std=1.0, sde=prior, gamma=1.0)
+        sample(VPSDE(guided, prior.shape).to(device), (1,), None, STEPS, CORRECTIONS)
+    else:
+        inner = VPSDE(Composed(prior.eps.kernel, prior.eps.order), prior.shape).to(device)
+        inner.eps = Guided(y, lambda x: x[:, ::8, :1], 1.0, VPSDE(inner.eps, prior.shape), 1.0)
+        with torch.device(device):
+            posterior(inner, (1,), STEPS, CORRECTIONS)
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(code: str, length: int, device: str) -> dict[str, Any]:
     """Measures a length, in this process."""
-    seconds = 0.0
-    if length > 0:
-        prior = load_prior("lorenz63", length=length)
-        A = Subsample(prior.shape, slice(None, None, 8), slice(0, 1))
-        guided = GaussianScore(torch.zeros(A.shape), A, std=1.0, sde=prior, gamma=1.0)
-        began = time.perf_counter()
-        sample(VPSDE(guided, prior.shape), steps=1)
-        seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"length": length, "seconds": seconds, "peak_MB": peak}
+    row: dict[str, Any] = {"code": code, "length": length}
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    run(code, SHORT, device)
+    began = clock()
+    run(code, length, device)
+    row["seconds"] = (clock() - began) / STEPS
+    row["resident"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device == "cuda":
+        row["device"] = torch.cuda.max_memory_allocated()
+    return row
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
+def measure_alone(code: str, length: int, device: str, threads: int) -> dict[str, Any]:
+    """Measures a length, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--one", code, str(length)]
+    command += ["--device", device, "--threads", str(threads)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    return json.loads(done.stdout)
+
+
+def exponent(lengths: list[float], values: list[float]) -> float:
+    """Returns the exponent p of the power law c length^p that fits best, in logarithms."""
+    x, y = ([math.log(n) for n in numbers] for numbers in (lengths, values))
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    products = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return products / sum((a - mean_x) ** 2 for a in x)
+
+
+def of_code(result: Result, code: str) -> list[dict[str, Any]]:
+    return [row for row in result["rows"] if row["code"] == code]
+
+
+def laws(result: Result) -> list[str]:
+    """Says how time and memory grow: by the upper half of the lengths."""
+    lines = []
+    for code in ("native", "eager"):
+        known = of_code(result, code)
+        rows = known[1:][len(known[1:]) // 2 :]
+        if len(rows) < 2:
+            continue
+        lengths = [row["length"] for row in rows]
+        grown = [max(row["resident"] - known[0]["resident"], 1) for row in rows]
+        time = exponent(lengths, [row["seconds"] for row in rows])
+        per_state = (rows[-1]["resident"] - rows[0]["resident"]) / (lengths[-1] - lengths[0])
+        lines.append(
+            f"From {lengths[0]:,} to {lengths[-1]:,} states, {code}: time grows as "
+            f"L^{time:.2f}, memory above that of {SHORT} states as "
+            f"L^{exponent(lengths, grown):.2f}, by {per_state:,.0f} bytes a state."
+        )
+    return lines
+
+
+def table(result: Result) -> list[str]:
+    """Makes the table of a result."""
+    eager = {row["length"]: row for row in of_code(result, "eager")}
+    lines = [
+        "| states | native, s a step | eager, s a step | native, peak MB | eager, peak MB |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in of_code(result, "native"):
+        other = eager.get(row["length"])
+        seconds = f"{other['seconds']:.3g}" if other else ""
+        peak = f"{other['resident'] / 1e6:,.0f}" if other else ""
+        lines.append(
+            f"| {row['length']:,} | {row['seconds']:.3g} | {seconds} | "
+            f"{row['resident'] / 1e6:,.0f} | {peak} |"
+        )
+    return lines
+
+
+def draw(result: Result, path: Path) -> None:
     """Draws memory and time against the length."""
     from matplotlib.figure import Figure
 
-    base, *rows = rows
-    lengths = [row["length"] for row in rows]
-    figure = Figure(figsize=(8, 3), dpi=130, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(lengths, [row["peak_MB"] for row in rows], "o-", color="#3b6ea8", ms=4)
-    left.axhline(base["peak_MB"], color="#9aa5b1", lw=1, label="after the import")
-    left.set_ylabel("peak resident MB")
-    left.set_ylim(0)
-    left.legend(frameon=False, fontsize="small")
-    right.loglog(lengths, [row["seconds"] for row in rows], "o-", color="#3b6ea8", ms=4)
-    right.set_ylabel("seconds a guided step")
-    for panel in (left, right):
-        panel.set_xscale("log")
+    figure = Figure(figsize=(8, 3.2), dpi=130, layout="constrained")
+    panels = dict(zip(("resident", "seconds"), figure.subplots(1, 2), strict=True))
+    for code, colour in (("eager", "#9aa5b1"), ("native", "#3b6ea8")):
+        rows = of_code(result, code)
+        for name, scale in (("resident", 1e6), ("seconds", 1)):
+            values = [row[name] / scale for row in rows]
+            lengths = [row["length"] for row in rows]
+            panels[name].loglog(lengths, values, "o-", color=colour, ms=4, label=code)
+    panels["resident"].set_ylabel("peak resident memory, MB")
+    panels["seconds"].set_ylabel("seconds a guided step")
+    for panel in panels.values():
         panel.set_xlabel("states")
         panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+        panel.legend(frameon=False, fontsize="small")
+    figure.savefig(path, metadata={"Software": None})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Memory and time against length.")
-    parser.add_argument("--length", type=int, help="one length, in this process")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
-    parser.add_argument("--out", type=Path, help="the JSON file to write")
-    parser.add_argument("--plot", type=Path, help="the figure to write")
+    parser.add_argument("--quick", action="store_true", help="short lengths, and keep nothing")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--one", nargs=2, metavar=("CODE", "LENGTH"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    device, threads = arguments.device, arguments.threads
+    torch.set_num_threads(threads)
 
-    if arguments.length is not None:
-        print(json.dumps(measure(arguments.length)))
+    if arguments.one is not None:
+        code, length = arguments.one
+        print(json.dumps(measure(code, int(length), device)))
         return
 
-    print(f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n")
-    print("| states | seconds a guided step | peak resident MB |\n|---|---|---|", flush=True)
+    before = os.getloadavg()[0]
+    lengths = [n for n in arguments.lengths if n <= 10_000 or not arguments.quick]
+    cases = [(c, n) for c in ("native", "eager") for n in (SHORT, *lengths)]
+    cases = [(code, n) for code, n in cases if code == "native" or n <= EAGER]
     rows = []
-    for length in (0, *arguments.lengths):
-        command = [sys.executable, "-m", "benchmarks.memory", "--length", str(length)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        rows.append(json.loads(done.stdout))
-        print(f"| {length:,} | {rows[-1]['seconds']:.2f} | {rows[-1]['peak_MB']:.0f} |", flush=True)
-
-    content = {"format": "sda_fast memory 1", "threads": torch.get_num_threads(), "rows": rows}
-    if arguments.out is not None:
-        atomic_write(arguments.out, (json.dumps(content, indent=1) + "\n").encode())
-    if arguments.plot is not None:
-        draw(rows, arguments.plot)
+    for code, length in cases:
+        rows.append(measure_alone(code, length, device, threads))
+        print(rows[-1], file=sys.stderr, flush=True)
+    result = {**stamp(MEMORY, facts(device, threads), before), "rows": rows}
+    print("\n".join([*table(result), "", *laws(result)]))
+    if not arguments.quick:
+        print(f"\nwritten to {save(result).relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

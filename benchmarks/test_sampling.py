@@ -1,61 +1,64 @@
-"""Times whole samples, `sda_fast.sample` against the published method in eager PyTorch.
+"""Times whole samples: of a Lorenz-63 trajectory of 65 states and of one of 8 flow states, of the
+prior and of a posterior.
 
-All evaluate the same network as often; before they are timed their noise estimates are compared.
-A run is 8 steps; time is proportional to the steps. Where azula is installed, its sampler draws
-from the prior too.
+Time is proportional to the score evaluations, so that few steps do: 16 or 17 evaluations a sample
+of Lorenz-63, and 8 of the flow. Where azula or the reference package are installed, they draw too.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
-import torch
-from torch import Tensor
 
-from sda_fast import VPSDE
-
-from .published import Composed
-from .workloads import LENGTH, STATE, STEPS, mlp_network, posterior_runs
+from .samples import PEERS, Problem, kolmogorov, lorenz63, sampling_work
+from .workloads import PAPER, SMALL
 
 SLOW = pytest.mark.slow
 COMPILED = pytest.param("compiled", marks=SLOW)
-ROUNDS = {"rounds": 3, "warmup_rounds": 1}
+
+each_law = pytest.mark.parametrize("law", ["prior", "posterior"])
 
 
-@pytest.mark.parametrize("code", ["eager", COMPILED, "native", "native bfloat16"])
+@pytest.fixture
+def drawn(timed, device: str, law: str, batch: int, corrections: int, code: str):
+    """Times a code: `drawn(title, problem, steps)`."""
+
+    def time(title: str, problem: Problem, steps: int) -> None:
+        if code in PEERS:
+            pytest.importorskip(PEERS[code], exc_type=ImportError)
+        options = {"guided": law == "posterior", "device": device, "peers": device == "cpu"}
+        timed(
+            f"{title} {law}, B = {batch}, C = {corrections}",
+            lambda: sampling_work(problem, batch, steps, corrections, **options),
+        )
+
+    return time
+
+
+@pytest.mark.parametrize("code", ["eager", COMPILED, "native", "native bfloat16", *PEERS])
 @pytest.mark.parametrize(
     ("batch", "corrections"),
-    [(1, 1), (16, 1), pytest.param(256, 1, marks=SLOW), pytest.param(16, 16, marks=SLOW)],
+    [
+        pytest.param(batch, corrections, marks=[SLOW] * slow)
+        for batch in (1, 16, 256)
+        for corrections in (0, 1, 16)
+        for slow in [batch == 256 or corrections != 1]
+    ],
 )
-@pytest.mark.parametrize("law", ["prior", "posterior"])
-def test_lorenz63(timed, law: str, batch: int, corrections: int, code: str):
-    runs = posterior_runs(batch, corrections=corrections, guided=law == "posterior")
-    group = f"Lorenz-63 {law}, B = {batch}, C = {corrections}"
-    timed(group, code, runs[code.removesuffix(" bfloat16")], **ROUNDS)
+@each_law
+def test_lorenz63(drawn, law: str, corrections: int, code: str):
+    if code == "azula" and law == "posterior":
+        pytest.skip("azula draws from the prior")
+    drawn("Lorenz-63", lorenz63(), {0: 16, 1: 8, 16: 1}[corrections])
 
 
-@pytest.mark.parametrize("batch", [1, 16, pytest.param(256, marks=SLOW)])
-def test_lorenz63_azula(timed, batch: int):
-    """The predictor-corrector sampler of azula, with the same network, steps and evaluations."""
-    timed(f"Lorenz-63 prior, B = {batch}, C = 1", "azula", azula_run(batch), **ROUNDS)
-
-
-def azula_run(batch: int) -> Callable[[], Tensor]:
-    denoise = pytest.importorskip("azula.denoise")
-    samplers = pytest.importorskip("azula.sample")
-
-    network = mlp_network(256)
-    sde, eps = VPSDE(network, shape=(LENGTH, STATE)), Composed(network.kernel, network.order)
-
-    class Denoiser(denoise.Denoiser):  # type: ignore[misc, name-defined]
-        def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
-            return sde.mu(t), sde.sigma(t)
-
-        def forward(self, x: Tensor, t: Tensor, **_: Any) -> Any:
-            mu, sigma = self.schedule(t)
-            return denoise.DiracPosterior(mean=(x - sigma * eps(x, t)) / mu)
-
-    sampler = samplers.PCSampler(Denoiser(), corrections=1, delta=0.1, steps=STEPS, silent=True)
-    x = torch.randn(batch, LENGTH, STATE)
-    assert sampler(x).isfinite().all()
-    return lambda: sampler(x)
+@pytest.mark.parametrize("code", ["eager", COMPILED, "native"])
+@pytest.mark.parametrize(
+    ("side", "channels", "batch", "corrections"),
+    [
+        (32, SMALL, 1, 1),
+        pytest.param(32, SMALL, 16, 1, marks=SLOW),
+        pytest.param(64, PAPER, 1, 0, marks=SLOW),
+        pytest.param(64, PAPER, 1, 1, marks=SLOW),
+    ],
+)
+@each_law
+def test_kolmogorov(drawn, side: int, channels: tuple[int, ...], corrections: int):
+    drawn(f"flow {side}² {channels}", kolmogorov(side, channels), {0: 8, 1: 4}[corrections])

@@ -5,8 +5,11 @@ Each in a process of its own; that of torch alone is beside it, since no import 
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
+
+from .turns import Work
 
 FIRST = """
 import torch
@@ -17,9 +20,11 @@ sample(VPSDE(network, shape=(65, 3)), (1,), steps=1)
 PROGRAMS = {"torch alone": "import torch", "import": "import sda_fast", "first sample": FIRST}
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_startup(timed, program: str):
-    def run() -> None:
-        subprocess.run([sys.executable, "-c", PROGRAMS[program]], check=True)
+def start(program: str) -> None:
+    subprocess.run([sys.executable, "-c", PROGRAMS[program]], check=True)
 
-    timed("start of a process", program, run, rounds=3, warmup_rounds=1)
+
+@pytest.mark.parametrize("code", PROGRAMS)
+def test_startup(timed, code: str):
+    runs = {program: partial(start, program) for program in PROGRAMS}
+    timed("start of a process", lambda: Work(runs), processes=True)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from sda_fast import VPSDE
 
-from .workloads import count_flops, mlp_network, unet_network
+from .turns import Work, is_half
+from .workloads import count_flops, make_network, mlp_arguments, unet_arguments
 
-SLOW = pytest.mark.slow
-CODES = ["eager", pytest.param("compiled", marks=SLOW)]
+CODES = ["eager", pytest.param("compiled", marks=pytest.mark.slow)]
 
 
 class Step:
@@ -27,14 +27,14 @@ class Step:
     """
 
     def __init__(self, network: nn.Module, x: Tensor, code: str):
-        self.network = network.requires_grad_(True)
+        self.network = copy.deepcopy(network).requires_grad_(True)
         self.sde = VPSDE(self.network, shape=x.shape[1:])
         self.loss = torch.compile(self._loss, dynamic=False) if code == "compiled" else self._loss
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-        self.x, self.half = x, code.endswith("bfloat16")
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4)
+        self.x, self.half = x, is_half(code)
 
     def _loss(self, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half):
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.half):
             return self.sde.loss(x)
 
     def __call__(self) -> Tensor:
@@ -45,30 +45,35 @@ class Step:
         return loss.detach()
 
 
-def step(timed, group: str, network: nn.Module, x: Tensor, code: str) -> None:
-    """Compares the loss with that of the eager code, whose noise differs, and times the step."""
-    expected = torch.stack([Step(copy.deepcopy(network), x, "eager")() for _ in range(4)])
-    run = Step(network, x, code)
-    assert abs(run() - expected.mean()) < 0.2 * expected.mean()
-    timed(group, code, run, flops=count_flops(Step(copy.deepcopy(network), x, "eager")))
+def training_work(network: nn.Module, x: Tensor) -> Work:
+    """Returns steps; the loss is compared with that of eager steps, whose noise differs."""
+    steps = {code: Step(network, x, code) for code in ("eager", "compiled", "eager bfloat16")}
+    expected = torch.stack([Step(network, x, "eager")() for _ in range(4)]).mean()
+    return Work(
+        steps,
+        lambda code: float(abs(Step(network, x, code)() / expected - 1)),
+        flops=count_flops(Step(network, x, "eager")),
+        limit=0.2,
+    )
 
 
 @pytest.mark.parametrize("batch", [64, 1024])
 @pytest.mark.parametrize("code", CODES)
-def test_mlp(timed, batch: int, code: str):
-    step(
-        timed,
-        f"training step, MLP, {batch} windows",
-        mlp_network(256).kernel,
-        torch.randn(batch, 15),
-        code,
-    )
+def test_mlp(timed, device: str, batch: int, code: str):
+    def work() -> Work:
+        network = make_network(mlp_arguments(256), device).kernel
+        return training_work(network, torch.randn(batch, 15, device=device))
+
+    timed(f"MLP, width 256, {batch} windows", work)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("batch", "side"), [(2, 32), *(pytest.param(16, n, marks=pytest.mark.slow) for n in (32, 64))]
+)
 @pytest.mark.parametrize("code", [*CODES, "eager bfloat16"])
-def test_unet(timed, code: str):
-    network = unet_network()
-    step(
-        timed, "training step, U-Net, 16 windows of 32²", network, torch.randn(16, 10, 32, 32), code
-    )
+def test_unet(timed, device: str, batch: int, side: int, code: str):
+    def work() -> Work:
+        network = make_network(unet_arguments(), device).kernel
+        return training_work(network, torch.randn(batch, 10, side, side, device=device))
+
+    timed(f"U-Net, {batch} windows of {side}²", work)

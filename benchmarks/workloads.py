@@ -1,27 +1,29 @@
-"""The networks and runs that are timed, the same on every device.
+"""The score networks that are timed, the same on every device.
 
-Width 256, depth 5, windows of 5 states, trajectories of 65: the paper's Lorenz-63 network; and
-U-Nets on windows of two-dimensional fields.
+Width 256, depth 5, windows of 5 states, trajectories of 65: the paper's Lorenz-63 network. And
+U-Nets on windows of 5 two-dimensional fields, trajectories of 8, which are 4 windows; the paper's
+has channels (96, 192, 384), on fields of 64².
 """
 
 __all__ = [
+    "LENGTH",
+    "OBSERVED",
+    "STATE",
     "Score",
     "count_flops",
-    "matmul_precision",
-    "mlp_network",
+    "make_network",
+    "mlp_arguments",
     "mlp_score",
-    "posterior_runs",
     "relative_error",
-    "unet_network",
+    "unet_arguments",
     "unet_score",
 ]
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
-from types import SimpleNamespace
+from collections.abc import Callable
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -29,14 +31,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from sda_fast import VPSDE, GaussianScore, MCScoreNet, ScoreUNet, sample
-from sda_fast.observation import Subsample
+from sda_fast import MCScoreNet, ops, score
 
-from .published import Composed, Guided, posterior
+from .published import Composed
+from .turns import Work
 
-STEPS, TAU = 8, 0.5
 LENGTH, STATE = 65, 3
 OBSERVED = (slice(None, None, 8), slice(0, 1))
+FIELDS, COMPONENTS = 8, 2
+SMALL, PAPER = (32, 64, 128), (96, 192, 384)
 
 
 def relative_error(x: Tensor, expected: Tensor) -> float:
@@ -65,157 +68,124 @@ def count_flops(run: Callable[[], object]) -> int:
     return counter.total
 
 
-@contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
-    """Sets the precision of float32 matrix products for a `with` block."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 @dataclass(frozen=True)
 class Score:
-    """A score network with arguments.
+    """A window network composed over trajectories.
 
     Arguments:
-        network: The network as it was published, eager.
-        x: Its states.
+        network: The network, which the sampler evaluates natively as far as it can.
+        x: Trajectories.
         cotangent: What is multiplied with its Jacobian.
-        others: Other codes of the same network, by name: functions of states and times.
     """
 
-    network: nn.Module
+    network: MCScoreNet
     x: Tensor
     cotangent: Tensor
-    others: dict[str, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
 
-    def forward(self, network: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        with torch.no_grad():
-            return network(self.x, self.t)
-
-    def vjp(self, network: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        with torch.enable_grad():
-            x = self.x.detach().requires_grad_()
-            return torch.autograd.grad(network(x, self.t), x, self.cotangent)[0]
+    @cached_property
+    def eager(self) -> Composed:
+        """The same network composed as it was published."""
+        return Composed(self.network.kernel, self.network.order)
 
     @cached_property
     def t(self) -> Tensor:
         return torch.tensor(0.5, device=self.x.device)
 
+    def work(self, kind: str, compiler: str = "inductor") -> Work:
+        """Returns what is timed.
+
+        Arguments:
+            kind: "forward", or "vjp", which is it with the vector-Jacobian product.
+            compiler: The backend of torch.compile.
+        """
+        x, t, v = self.x, self.t, self.cotangent
+
+        def forward(network: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+            with torch.no_grad():
+                return network(x, t)
+
+        def vjp(network: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+            with torch.enable_grad():
+                z = x.detach().requires_grad_()
+                return torch.autograd.grad(network(z, t), z, v)[0]
+
+        def evaluate() -> Tensor:
+            with torch.no_grad(), ops.backend("native"):
+                if kind == "forward":
+                    return self.network(x, t)
+                _, product = self.network.linearise(x, t)
+                return product(v)
+
+        def native() -> Callable[[], Tensor]:
+            """Makes what the sampler does in a step, as if within `sampling` for good."""
+            run = copy_context()
+            run.run(score._evaluation.set, score._Evaluation())
+            return partial(run.run, evaluate)
+
+        networks: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+            "eager": self.eager,
+            "compiled": torch.compile(self.eager, dynamic=False, backend=compiler),
+        }
+        if x.ndim == 5:
+            networks["channels last, bfloat16"] = self._channels_last
+        of = forward if kind == "forward" else vjp
+        runs = {code: lambda n=n: of(n) for code, n in networks.items()}
+        runs |= {"native": native(), "native bfloat16": native()}
+
+        expected = runs["eager"]()
+        return Work(
+            runs,
+            lambda code: relative_error(runs[code](), expected),
+            flops=count_flops(runs["eager"]),
+        )
+
     @cached_property
-    def flops(self) -> dict[str, int]:
-        """The operations of the forward pass, and of it with the vector-Jacobian product."""
-        return {
-            "forward": count_flops(lambda: self.forward(self.network)),
-            "vjp": count_flops(lambda: self.vjp(self.network)),
-        }
+    def _last(self) -> Composed:
+        return copy.deepcopy(self.eager).to(memory_format=torch.channels_last)
 
-    def codes(self, compiler: str = "inductor") -> dict[str, dict[str, Callable[[], Tensor]]]:
-        """Returns what to time: for either kind of work functions by the name of the code."""
-        networks: dict[str, Any] = {"eager": self.network}
-        networks["compiled"] = torch.compile(self.network, dynamic=False, backend=compiler)
-        networks |= self.others
-        return {
-            "forward": {c: lambda n=n: self.forward(n) for c, n in networks.items()},
-            "vjp": {c: lambda n=n: self.vjp(n) for c, n in networks.items()},
-        }
+    def _channels_last(self, x: Tensor, t: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            return self._last(x, t).float()
 
 
-def mlp_network(width: int, device: str = "cpu") -> MCScoreNet:
-    """Makes the window MLP, without gradients of its parameters."""
-    network = MCScoreNet(
-        STATE, order=2, embedding=32, hidden_features=[width] * 5, activation=nn.SiLU
-    )
-    return network.requires_grad_(False).to(device)
+def mlp_arguments(width: int) -> dict[str, Any]:
+    """Returns what the window MLP is made with."""
+    return {
+        "features": STATE,
+        "order": 2,
+        "embedding": 32,
+        "hidden_features": [width] * 5,
+        "activation": nn.SiLU,
+    }
+
+
+def unet_arguments(channels: tuple[int, ...] = SMALL) -> dict[str, Any]:
+    """Returns what a U-Net for windows of states of two components on a periodic domain is made
+    with: the paper's three blocks at each depth if its channels are the paper's, otherwise two."""
+    return {
+        "features": COMPONENTS,
+        "order": 2,
+        "spatial": 2,
+        "embedding": 64,
+        "hidden_channels": channels,
+        "hidden_blocks": (3 if channels == PAPER else 2,) * len(channels),
+        "activation": nn.SiLU,
+        "padding_mode": "circular",
+    }
+
+
+def make_network(arguments: dict[str, Any], device: str = "cpu") -> MCScoreNet:
+    """Makes a network, without gradients of its parameters."""
+    return MCScoreNet(**arguments).requires_grad_(False).to(device)
 
 
 def mlp_score(batch: int, width: int, device: str = "cpu") -> Score:
-    """Makes the window MLP composed over trajectories."""
-    network = mlp_network(width, device)
-    x, cotangent = torch.randn(2, batch, LENGTH, STATE, device=device)
-    return Score(Composed(network.kernel, network.order), x, cotangent)
+    """Makes the window MLP with trajectories."""
+    x, v = torch.randn(2, batch, LENGTH, STATE, device=device)
+    return Score(make_network(mlp_arguments(width), device), x, v)
 
 
-def unet_network(channels: tuple[int, ...] = (32, 64, 128)) -> ScoreUNet:
-    """Makes a U-Net for windows of five states of two channels, on a periodic domain."""
-    return ScoreUNet(
-        10,
-        embedding=64,
-        hidden_channels=channels,
-        hidden_blocks=(2,) * len(channels),
-        activation=nn.SiLU,
-        padding_mode="circular",
-    )
-
-
-def unet_score(
-    windows: int, side: int, channels: tuple[int, ...] = (32, 64, 128), device: str = "cpu"
-) -> Score:
-    """Makes the U-Net with fields; another code of it is in bfloat16, channels last."""
-    network = unet_network(channels).requires_grad_(False).to(device)
-    last = copy.deepcopy(network).to(memory_format=torch.channels_last)
-
-    def half(x: Tensor, t: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
-            return last(x.to(memory_format=torch.channels_last), t)
-
-    x, cotangent = torch.randn(2, windows, 10, side, side, device=device)
-    return Score(network, x, cotangent, {"channels last, bfloat16": half})
-
-
-def posterior_runs(
-    batch: int,
-    width: int = 256,
-    device: str = "cpu",
-    *,
-    corrections: int = 1,
-    guided: bool = True,
-    compiler: str = "inductor",
-) -> dict[str, Callable[[], Tensor]]:
-    """Returns functions that draw samples with the same network, steps and evaluations: ours, and
-    the published loop in eager PyTorch and with its network compiled.
-
-    Raises:
-        ArithmeticError: Their noise estimates differ.
-    """
-    network = mlp_network(width, device)
-    prior = VPSDE(network, shape=(LENGTH, STATE)).to(device)
-    y = torch.zeros(9, 1, device=device)
-    options: dict[str, Any] = {"steps": STEPS, "corrections": corrections, "tau": TAU}
-
-    ours = prior
-    if guided:
-        A = Subsample((LENGTH, STATE), *OBSERVED).to(device)
-        ours = VPSDE(GaussianScore(y, A, 0.05, prior, gamma=3e-2), prior.shape).to(device)
-
-    noise: dict[str, Any] = {"mu": prior.mu, "sigma": prior.sigma}
-
-    def published(eps: Any) -> Any:
-        if guided:
-            eps = Guided(
-                y, lambda x: x[..., ::8, :1], 0.05, SimpleNamespace(eps=eps, **noise), 3e-2
-            )
-        return SimpleNamespace(eps=eps, shape=prior.shape, **noise)
-
-    def run(sde: Any) -> Tensor:
-        with torch.device(device):
-            return posterior(sde, (batch,), **options)
-
-    composed = Composed(network.kernel, network.order)
-    eager = published(composed)
-    compiled = published(torch.compile(composed, dynamic=False, backend=compiler))
-
-    x, t = torch.randn(batch, LENGTH, STATE, device=device), torch.tensor(0.4, device=device)
-    with torch.no_grad(), matmul_precision("highest"):
-        error = relative_error(ours.eps(x, t), eager.eps(x, t))
-    if not error < 1e-4:
-        raise ArithmeticError(f"the two noise estimates differ by {error:.2g}")
-
-    return {
-        "eager": lambda: run(eager),
-        "compiled": lambda: run(compiled),
-        "native": lambda: sample(ours, (batch,), backend="native", **options),
-    }
+def unet_score(side: int, channels: tuple[int, ...] = SMALL, device: str = "cpu") -> Score:
+    """Makes a U-Net with a trajectory of fields."""
+    x, v = torch.randn(2, 1, FIELDS, COMPONENTS, side, side, device=device)
+    return Score(make_network(unet_arguments(channels), device), x, v)

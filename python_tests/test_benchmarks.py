@@ -1,33 +1,44 @@
 """What benchmarks are reported and compared by, on results made up for it."""
 
 import json
+import math
+from dataclasses import asdict
 
 import pytest
 
-from benchmarks import compare, report, results
+from benchmarks import compare, memory, report, results, samples, turns, workloads
 from benchmarks.probe import Floors
+from sda_fast import _native
+
+needs_native = pytest.mark.skipif(not _native.available, reason=str(_native.reason))
 
 
-def case(code: str, median: float, spread: float = 0.01, **work):
+def case(code: str, median: float, spread: float = 0.01, suite: str = "networks", **work):
     times = {"median": median, "q1": median * (1 - spread), "q3": median * (1 + spread)}
-    rest = {"min": times["q1"], "max": times["q3"], "rounds": 5}
-    return {"group": "mlp forward (2 threads)", "code": code, **times, **rest, **work}
+    rest = {"min": times["q1"], "max": times["q3"], "rounds": 5, "suite": suite, "threads": 2}
+    return {"group": "MLP forward (2 threads)", "code": code, **times, **rest, **work}
 
 
 def result(*cases):
+    machine = {"processor": "P", "threads": 2, "isa": "avx2", "torch": "2", "compiler": "C"}
     return {
-        "format": results.FORMAT,
+        "format": results.TIMINGS,
         "date": "2020-01-01T00:00:00",
         "commit": "0123456789",
         "changed": False,
-        "machine": {"processor": "P", "threads": 2, "isa": "avx2", "torch": "2", "compiler": "C"},
+        "machine": machine,
         "load": [0.1, 2.0],
-        "floors": {
-            "float32": 1e11, "float32_one": 5e10, "bfloat16": None, "bfloat16_one": None,
-            "copy": 1e10, "copy_one": 1e10,
-        },
+        "floors": asdict(Floors("cpu", 2, 1e11, 5e10, copy=1e10, copy_one=1e10, clock=2e9)),
         "cases": list(cases),
-    }  # fmt: skip
+    }
+
+
+def lengths(*rows):
+    made = [
+        {"code": code, "length": n, "seconds": 1e-3 * n**p, "resident": 10**8 + b * n}
+        for code, n, p, b in rows
+    ]
+    return {**result(), "format": results.MEMORY, "rows": made}
 
 
 def files(tmp_path, *made):
@@ -41,7 +52,7 @@ def files(tmp_path, *made):
 def test_a_regression_is_flagged(tmp_path, capsys):
     paths = files(tmp_path, result(case("native", 1.0)), result(case("native", 1.3)))
     assert compare.main(paths) == 1
-    assert "slower   1.30x  mlp forward (2 threads), native: 1.00 s -> 1.30 s" in (
+    assert "slower   1.30x  MLP forward (2 threads), native: 1.00 s -> 1.30 s" in (
         capsys.readouterr().out
     )
     assert compare.main(paths[::-1]) == 0
@@ -67,35 +78,126 @@ def test_only_results_are_read(tmp_path):
 
 
 def test_table():
-    """Ratios are of the medians, the floor is that of the faster code's work."""
-    work = {"flops": 1e9}
-    text = report.table(result(case("eager", 0.08, **work), case("native", 0.02, **work)))
-    head, row = text.splitlines()
-    assert head.split()[:4] == ["case", "eager", "compiled", "native"]
+    """Ratios are of the medians, the floor is that of the native code's work; columns that would be
+    empty are left out."""
+    work = {"flops": 1e9, "bytes": 1e6}
+    made = result(case("eager", 0.08, **work), case("native", 0.02, **work))
+    head, row = report.table(results.groups(made), made["floors"])
+    assert head.split("  ")[0] == "case"
+    assert "compiled" not in head
     assert "80.0 ms" in row
     assert "20.0 ms" in row
     assert "4.00 (3.92-4.08)" in row
-    assert row.endswith("50%")
+    assert "1.00 GFLOP, 1.00 MB" in row
+    assert row.split("  ")[-2:] == ["10.0 ms", "50%"]
 
 
 def test_floor():
-    floors = Floors("cpu", 2, float32=1e11, bfloat16=2e11, copy=1e10)
+    floors = Floors("cpu", 2, float32=1e11, bfloat16=2e11, copy=1e10, copy_one=5e9)
     assert floors.seconds(flops=1e9, bytes=1e9) == 0.1
     assert floors.seconds(flops=1e9, bfloat16=True) == 0.005
     assert floors.seconds() is None
+    kept = asdict(floors)
+    assert results.floor({"bytes": 1e9, "threads": 2}, kept) == 0.1
+    assert results.floor({"bytes": 1e9, "threads": 1}, kept) == 0.2
+    assert results.floor({"flops": 1e9, "threads": 2, "bfloat16": True}, kept) == 0.005
+    assert results.floor({}, kept) is None
 
 
 def test_page_and_figures(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(report, "PAGE", tmp_path / "performance.md")
-    (path,) = files(tmp_path, result(case("eager", 0.08), case("native", 0.02, flops=1e9)))
-    text = report.page(results.Path(path))
+    sample = {"suite": "sampling", "threads": 2}
+    batches = [
+        case(code, batch * s, **sample)
+        | {"group": f"Lorenz-63 prior, B = {batch}, C = 1 (2 threads)"}
+        for code, s in (("eager", 0.04), ("native", 0.01))
+        for batch in (1, 16)
+    ]
+    made = result(case("eager", 0.08), case("native", 0.02, flops=1e9), *batches)
+    growth = [("native", n, 1, 100) for n in (65, 10**3, 10**4, 10**5)]
+    paths = files(tmp_path, made, lengths(*growth))
+    text = report.page(*map(results.Path, paths))
     assert "0.json](../benchmarks/results/0.json)" in text
-    assert "| mlp forward (2 threads) | 80.0 ms |  | 20.0 ms |" in text
-    assert (tmp_path / "performance-score-networks.png").stat().st_size > 5000
+    assert "| MLP forward (2 threads) | 80.0 ms | 20.0 ms | 4.00 (3.92-4.08) |" in text
+    assert "by 100 bytes a state" in " ".join(text.split())
+    for name in ("networks", "sampling", "batches", "length"):
+        assert (tmp_path / f"performance-{name}.png").stat().st_size > 5000
+
+
+def test_exponents():
+    """Of power laws they are those that they were made with."""
+    n = [10.0, 100.0, 1000.0]
+    assert memory.exponent(n, [3 * x**1.5 for x in n]) == pytest.approx(1.5)
+    (law,) = memory.laws(lengths(*(("native", m, 2, 8) for m in (65, 100, 1000, 10000))))
+    assert "time grows as L^2.00, memory above that of 65 states as L^1.0" in law
 
 
 def test_results_are_never_overwritten(tmp_path):
     paths = [results.save(result(), tmp_path) for _ in range(3)]
     assert len(set(paths)) == 3
     assert results.load(paths[0]) == result()
+    with pytest.raises(ValueError, match="must be a file of format 'sda_fast memory 1'"):
+        results.load(paths[0], results.MEMORY)
+
+
+class Clock:
+    """Tells how often it was asked."""
+
+    ticks = 0
+
+    def __call__(self):
+        self.ticks += 1
+        return self.ticks
+
+
+def test_codes_take_turns():
+    """In each round each code is called once; one that fails or differs is left out, with why."""
+    order: list[str] = []
+    runs = {c: (lambda c=c: order.append(c)) for c in ("eager", "native", "wrong", "broken")}
+
+    def error(code: str) -> float:
+        if code == "broken":
+            raise RuntimeError("broken")
+        return {"eager": 0.0, "native": 1e-6, "wrong": math.nan}[code]
+
+    measured = turns.take_turns(turns.Work(runs, error), list(runs), Clock(), 0.0, 3)
+    assert measured.times == {"eager": [1, 1, 1], "native": [1, 1, 1]}
+    assert order[-6:] == ["eager", "native"] * 3
+    assert str(measured.problems["broken"]) == "broken"
+    assert "the error of wrong must be at most 0.0001, but is nan" in str(
+        measured.problems["wrong"]
+    )
+
+
+def test_rounds_are_told_again():
+    replay = turns.Replay()
+    replay.load([0.5, 0.25])
+    assert [-(replay() - replay()) for _ in range(2)] == [0.5, 0.25]
+
+
+@needs_native
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize(
+    "problem", [samples.lorenz63(16), samples.kolmogorov(8, (4, 8))], ids=["lorenz63", "flow"]
+)
+def test_samples_are_compared(problem, guided):
+    """All that is timed draws the same samples from the same noise, in as many evaluations."""
+    work = samples.sampling_work(problem, 2, 2, 1, guided=guided, compiler="eager", peers=True)
+    for code in work.runs.keys() - {"compiled"}:  # what takes seconds
+        with turns.precision(code):
+            work.check(code)
+    assert work.flops > 0
+
+
+@needs_native
+@pytest.mark.parametrize("kind", ["forward", "vjp"])
+@pytest.mark.parametrize(
+    "score", [workloads.mlp_score(2, 16), workloads.unet_score(8, (4, 8))], ids=["MLP", "U-Net"]
+)
+def test_networks_are_compared(score, kind):
+    work = score.work(kind, compiler="eager")
+    for code in work.runs.keys() - {"compiled"}:  # what takes seconds
+        with turns.precision(code):
+            work.check(code)
+    assert work.flops > 0

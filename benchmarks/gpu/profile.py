@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from sda_fast import VPSDE, GaussianScore, sample
 from sda_fast.observation import Subsample
 
-from ..workloads import LENGTH, OBSERVED, STATE, mlp_network
+from ..workloads import LENGTH, OBSERVED, STATE, make_network, mlp_arguments
 
 STEPS = (4, 12)
 
@@ -74,7 +74,7 @@ def main() -> None:
 
     rows = []
     for batch in (1, 16, 256) if device != "cpu" else (2,):
-        network = mlp_network(256 if device != "cpu" else 16, device)
+        network = make_network(mlp_arguments(256 if device != "cpu" else 16), device)
         prior = VPSDE(network, shape=(LENGTH, STATE)).to(device)
         A = Subsample((LENGTH, STATE), *OBSERVED).to(device)
         y = torch.randn(9, 1, device=device)

@@ -1,0 +1,197 @@
+"""Whole samples: `sda_fast.sample`, the published method in eager PyTorch, and other packages.
+
+All draw with the same network, steps and score evaluations. From the same noise and without
+corrections they draw the same samples, as which they are compared before they are timed.
+"""
+
+__all__ = ["PEERS", "Problem", "kolmogorov", "lorenz63", "sampling_work"]
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sda_fast import VPSDE, GaussianScore, sample
+from sda_fast.observation import Subsample
+
+from .published import Composed, Guided, posterior
+from .turns import Work
+from .workloads import (
+    COMPONENTS,
+    FIELDS,
+    LENGTH,
+    OBSERVED,
+    SMALL,
+    STATE,
+    count_flops,
+    make_network,
+    mlp_arguments,
+    relative_error,
+    unet_arguments,
+)
+
+STD, GAMMA, TAU = 0.05, 3e-2, 0.5
+
+# Codes that need other packages, and the modules of them that are imported.
+PEERS = {"azula": "azula.sample", "sda": "sda.score", "native, objects of sda": "sda.score"}
+
+# Draws a batch of samples in so many steps with so many corrections each.
+Draw = Callable[[int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prior and what is observed of its states.
+
+    Arguments:
+        arguments: What its network is made with.
+        event: The shape of a sample.
+        observed: The slices of it that are observed.
+    """
+
+    arguments: dict[str, Any]
+    event: tuple[int, ...]
+    observed: tuple[slice, ...]
+
+    def observe(self, x: Tensor) -> Tensor:
+        return x[(slice(None), *self.observed)]
+
+
+def lorenz63(width: int = 256) -> Problem:
+    """Makes the Lorenz-63 problem: the first component of every eighth state is observed."""
+    return Problem(mlp_arguments(width), (LENGTH, STATE), OBSERVED)
+
+
+def kolmogorov(side: int = 32, channels: tuple[int, ...] = SMALL) -> Problem:
+    """Makes the problem of a flow, every other state of which is observed on a coarse grid."""
+    two, four = slice(None, None, 2), slice(None, None, 4)
+    event = (FIELDS, COMPONENTS, side, side)
+    return Problem(unet_arguments(channels), event, (two, slice(None), four, four))
+
+
+def sampling_work(
+    problem: Problem,
+    batch: int,
+    steps: int,
+    corrections: int,
+    *,
+    guided: bool = True,
+    device: str = "cpu",
+    compiler: str = "inductor",
+    peers: bool = False,
+) -> Work:
+    """Returns what draws samples.
+
+    Arguments:
+        problem: The prior and what is observed.
+        batch: The number of samples.
+        steps: The number of steps.
+        corrections: The number of corrections after each.
+        guided: Whether samples of the posterior are drawn, or of the prior.
+        device: The device.
+        compiler: The backend of torch.compile.
+        peers: Whether other packages draw too.
+    """
+    network = make_network(problem.arguments, device)
+    prior = VPSDE(network, shape=problem.event).to(device)
+    A = Subsample(problem.event, *problem.observed).to(device)
+    y = torch.zeros(A.shape, device=device)
+    composed = Composed(network.kernel, network.order)
+
+    def published(network: Any) -> Any:
+        noise: dict[str, Any] = {"mu": prior.mu, "sigma": prior.sigma}
+        inner = SimpleNamespace(eps=network, shape=problem.event, **noise)
+        if not guided:
+            return inner
+        eps = Guided(y, problem.observe, STD, inner, GAMMA)
+        return SimpleNamespace(eps=eps, shape=problem.event, **noise)
+
+    def literal(sde: Any) -> Draw:
+        def draw(steps: int, corrections: int) -> Tensor:
+            with torch.device(device):
+                return posterior(sde, (batch,), steps, corrections, TAU)
+
+        return draw
+
+    def native(sde: Any) -> Draw:
+        def draw(steps: int, corrections: int) -> Tensor:
+            x1 = torch.randn(batch, *problem.event, device=device)
+            return sample(sde, (batch,), None, steps, corrections, TAU, x1=x1, backend="native")
+
+        return draw
+
+    ours = prior
+    if guided:
+        ours = VPSDE(GaussianScore(y, A, STD, prior, gamma=GAMMA), problem.event).to(device)
+    compiled = torch.compile(composed, dynamic=False, backend=compiler)
+    eager = published(composed)
+    draws = {
+        "eager": literal(eager),
+        "compiled": literal(published(compiled)),
+        "native": native(ours),
+        "native bfloat16": native(ours),
+    }
+    if peers and importable("azula") and not guided:
+        draws["azula"] = azula(prior, composed, batch)
+    if peers and importable("sda"):
+        theirs = sda(problem, network, y, guided)
+        draws["sda"] = lambda n, c: theirs.sample((batch,), steps=n, corrections=c, tau=TAU)
+        draws["native, objects of sda"] = native(theirs)
+
+    def first(code: str) -> Tensor:
+        torch.manual_seed(0)
+        return draws[code](2, 0)
+
+    expected = first("eager")
+    x, t = torch.randn(batch, *problem.event, device=device), torch.tensor(0.5, device=device)
+    with torch.no_grad():
+        flops = count_flops(lambda: eager.eps(x, t)) * steps * (1 + corrections)
+    return Work(
+        {code: lambda draw=draw: draw(steps, corrections) for code, draw in draws.items()},
+        lambda code: relative_error(first(code), expected),
+        flops=flops,
+        limit=1e-3,
+    )
+
+
+def importable(code: str) -> bool:
+    try:
+        import_module(PEERS[code])
+    except ImportError:
+        return False
+    return True
+
+
+def azula(prior: VPSDE, eps: Callable[[Tensor, Tensor], Tensor], batch: int) -> Draw:
+    """Draws with azula's predictor-corrector sampler."""
+    denoise, samplers = import_module("azula.denoise"), import_module("azula.sample")
+
+    class Denoiser(denoise.Denoiser):  # type: ignore[misc, name-defined]
+        def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
+            return prior.mu(t), prior.sigma(t)
+
+        def forward(self, x: Tensor, t: Tensor, **_: Any) -> Any:
+            mu, sigma = self.schedule(t)
+            return denoise.DiracPosterior(mean=(x - sigma * eps(x, t)) / mu)
+
+    def draw(steps: int, corrections: int) -> Tensor:
+        sampler = samplers.PCSampler(Denoiser(), corrections, 0.1, steps=steps, silent=True)
+        return sampler(torch.randn(batch, *prior.shape))
+
+    return draw
+
+
+def sda(problem: Problem, network: Any, y: Tensor, guided: bool) -> Any:
+    """Makes the noise process of the reference package, with the same network."""
+    package = import_module("sda.score")
+    own = package.MCScoreNet(**problem.arguments)
+    own.load_state_dict(network.state_dict())
+    sde = package.VPSDE(own.requires_grad_(False), shape=problem.event)
+    if not guided:
+        return sde
+    eps = package.GaussianScore(y, problem.observe, STD, sde, gamma=GAMMA)
+    return package.VPSDE(eps, shape=problem.event)
