@@ -34,6 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "timed" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.benchmark(timer=_replay))
+            item.add_marker(pytest.mark.filterwarnings("ignore"))  # a compiler's, of what it does
 
 
 def pytest_benchmark_update_machine_info(

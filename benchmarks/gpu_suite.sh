@@ -9,8 +9,8 @@
 # each part wrote.
 #
 # A part that has ended, well or not, is not run again by a second call with the same sources; one
-# that ran out of time is. --dry-run takes every part on the CPU, in small. PYTHON names the
-# interpreter, SDA_FAST_GPU_SECONDS the time of all parts.
+# that ran out of time is. --dry-run takes every part on the CPU, in small and with ten times the
+# time. PYTHON names the interpreter, SDA_FAST_GPU_SECONDS the time of all parts.
 set -uo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -26,7 +26,8 @@ done
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
 
 python=${PYTHON:-python3}
-seconds=${SDA_FAST_GPU_SECONDS:-525}
+patience=${dry:+10}; patience=${patience:-1}
+seconds=$((patience * ${SDA_FAST_GPU_SECONDS:-525}))
 device=${dry:+cpu}; device=${device:-cuda}
 
 # What is done is kept beside the build, by a fingerprint of the sources.
@@ -44,7 +45,8 @@ cd "$work"  # not the root: its sources are not what is tested
 
 # part NAME SECONDS COMMAND...: runs a part within its time and what is left of all.
 part() {
-  local name=$1 limit=$2 log=$state/$1.log began=$SECONDS left=$((seconds - SECONDS)) code
+  local name=$1 limit=$((patience * $2)) log=$state/$1.log
+  local began=$SECONDS left=$((seconds - SECONDS)) code
   shift 2
   if [ -f "$state/$name.status" ] && ! grep -q '^out of time' "$state/$name.status"; then
     echo "== $name: done before"; return
@@ -111,7 +113,7 @@ fi
 part floors 30 bash -c "$python -m benchmarks.probe --device $device ${dry:+--quick} > $state/floors.json"
 part check 60 "$python" -m benchmarks.gpu.check --device "$device"
 part tests 120 bash -c 'tests "$@"' tests "$root/python_tests"
-part timings 170 "$python" -m benchmarks.gpu.timing --device "$device" --seconds 140 --out "$state/timings.json"
+part timings 170 "$python" -m benchmarks.gpu.timing --device "$device" --seconds $((patience * 140)) --out "$state/timings.json"
 part profile 40 "$python" -m benchmarks.gpu.profile --device "$device" --out "$state/profile.json"
 for tool in memcheck racecheck initcheck; do
   if [ -z "$dry$sanitizer" ]; then

@@ -25,7 +25,20 @@ from sda_fast.io import atomic_write
 
 from . import memory, results
 from .figures import COLOURS, Groups, draw_bars, draw_scaling
-from .results import MEMORY, ROOT, Result, committed, convert, floor, groups, load, save
+from .gpu.table import profiled, shown
+from .results import (
+    GPU,
+    MEMORY,
+    ROOT,
+    TIMINGS,
+    Result,
+    committed,
+    convert,
+    floor,
+    groups,
+    load,
+    save,
+)
 from .text import amount, rates, ratio, seconds
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -134,8 +147,9 @@ def source(path: Path, result: Result) -> str:
     )
 
 
-def page(timings: Path, lengths: Path | None = None) -> str:
-    """Makes the page of a file of timings and of what a length costs, and draws its figures."""
+def page(timings: Path, lengths: Path | None = None, gpu: Path | None = None) -> str:
+    """Makes the page of files of timings, of what a length costs and of a run on a GPU, and draws
+    its figures."""
     result = load(timings)
     lines = [
         "# Performance",
@@ -171,6 +185,8 @@ def page(timings: Path, lengths: Path | None = None) -> str:
         lines += table(chosen, result["floors"], True)
     if lengths is not None:
         lines += length_section(lengths)
+    if gpu is not None:
+        lines += gpu_section(gpu)
     lines += [
         "",
         "## How to measure",
@@ -207,6 +223,28 @@ def length_section(path: Path) -> list[str]:
     ]
 
 
+def gpu_section(path: Path) -> list[str]:
+    """Makes the section of a run of `gpu_suite.sh`."""
+    result = load(path, GPU)
+    timed = {
+        group: {code: case for code, case in codes.items() if "median" in case}
+        for group, codes in shown(result["cases"]).items()
+    }
+    machine = result["machine"]
+    return [
+        "",
+        "## On a GPU",
+        "",
+        f"Measured on {result['date'][:10]} at commit `{result['commit']}` on {machine['device']}, "
+        f"torch {machine['torch']}; the numbers are those of "
+        f"[{path.name}](../benchmarks/results/{path.name}). By events on the device, medians, over "
+        "buffers beyond the cache.",
+        "",
+        *table({group: codes for group, codes in timed.items() if codes}, result["floors"], True),
+        *(line for text in profiled(result["profile"]) for line in ("", text)),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Run or read benchmarks, and report them.")
     parser.add_argument("file", type=Path, nargs="?", help="pytest-benchmark's JSON")
@@ -216,10 +254,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     if arguments.docs:
-        timings, lengths = committed(), committed(MEMORY)
-        if not timings:
+        newest = [(committed(form) or [None])[-1] for form in (TIMINGS, MEMORY, GPU)]
+        if newest[0] is None:
             raise SystemExit(f"no result is committed in {results.FOLDER.relative_to(ROOT)}")
-        text = page(timings[-1], lengths[-1] if lengths else None)
+        text = page(*newest)
         atomic_write(PAGE, text.encode())
         return
     content = (

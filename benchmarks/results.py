@@ -22,7 +22,7 @@ import torch
 from sda_fast import _native
 from sda_fast.io import atomic_write
 
-TIMINGS, MEMORY = "sda_fast benchmark 1", "sda_fast memory 1"
+TIMINGS, MEMORY, GPU = "sda_fast timings 1", "sda_fast memory 1", "sda_fast gpu 1"
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "benchmarks" / "results"
 

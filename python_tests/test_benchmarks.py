@@ -116,11 +116,22 @@ def test_page_and_figures(tmp_path, monkeypatch):
     ]
     made = result(case("eager", 0.08), case("native", 0.02, flops=1e9), *batches)
     growth = [("native", n, 1, 100) for n in (65, 10**3, 10**4, 10**5)]
-    paths = files(tmp_path, made, lengths(*growth))
+    profile = {"batch": 1, "count": 9, "copies": 0.0, "busy_us": 30.0, "waiting_us": 4.0}
+    timed = [
+        {"group": "gather, large, float32", "code": "native", "median": 1e-3, "bytes": 9e6},
+        {"group": "gather, small, float32", "code": "native", "median": 1e-6, "bytes": 9e3},
+        {"group": "gather, large, float32", "code": "eager", "problem": "out of memory"},
+    ]
+    gpu = {**made, "format": results.GPU, "cases": timed, "profile": [profile]}
+    gpu["machine"] = {**made["machine"], "device": "G"}
+    paths = files(tmp_path, made, lengths(*growth), gpu)
     text = report.page(*map(results.Path, paths))
     assert "0.json](../benchmarks/results/0.json)" in text
     assert "| MLP forward (2 threads) | 80.0 ms | 20.0 ms | 4.00 (3.92-4.08) |" in text
     assert "by 100 bytes a state" in " ".join(text.split())
+    assert "| gather, large, float32 | 1.00 ms | 9.00 MB | 900 µs | 90% |" in text
+    assert "gather, small" not in text
+    assert "B = 1: 9 kernels, 0.0 copies, 30 us busy, 4 us waiting" in text
     for name in ("networks", "sampling", "batches", "length"):
         assert (tmp_path / f"performance-{name}.png").stat().st_size > 5000
 

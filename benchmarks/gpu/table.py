@@ -5,7 +5,7 @@ python -m benchmarks.gpu.table STATE OUT.json
 
 import argparse
 import json
-import platform
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from sda_fast import _native
+
+from ..results import GPU, facts, floor, stamp
 
 
 def read(path: Path) -> Any:
@@ -23,38 +25,30 @@ def read(path: Path) -> Any:
         return None
 
 
-def floor(case: dict[str, Any], floors: dict[str, Any] | None) -> float | None:
-    """Returns the least seconds of a case."""
-    if floors is None:
-        return None
-    peak = floors.get("bfloat16" if case.get("bfloat16") else "float32")
-    work = ((case.get("bytes"), floors.get("copy")), (case.get("flops"), peak))
-    return max((n / rate for n, rate in work if n and rate), default=None)
-
-
 def scaled(seconds: float | None) -> str:
     return "-" if seconds is None else f"{1e6 * seconds:,.1f}"
 
 
-def table(timings: dict[str, Any] | None, floors: dict[str, Any] | None) -> list[str]:
-    """Makes a row of each group: microseconds, the gain over eager code, the share of the floor.
-
-    Of the operators the large cases are shown, which are what a floor is for.
-    """
+def shown(cases: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns the cases by group and code; of the operators the large ones, which are what a floor
+    is for."""
     groups: dict[str, dict[str, Any]] = {}
-    for case in (timings or {}).get("cases", []):
-        groups.setdefault(case["group"], {})[case["code"]] = case
+    for case in cases:
+        if not any(f", {size}, " in case["group"] for size in ("small", "medium", "one")):
+            groups.setdefault(case["group"], {})[case["code"]] = case
+    return groups
 
+
+def table(cases: list[dict[str, Any]], floors: dict[str, Any] | None) -> list[str]:
+    """Makes a row of each group: microseconds, the gain over eager code, the share of the floor."""
     head = f"{'case (microseconds)':46s} {'eager':>11s} {'compiled':>11s} {'native':>11s}"
     lines = [f"{head} {'gain':>6s} {'of the floor':>12s}"]
-    for group, codes in groups.items():
-        if any(f", {size}, " in group for size in ("small", "medium", "one")):
-            continue
+    for group, codes in shown(cases).items():
         seconds = {code: case.get("median") for code, case in codes.items()}
         best = codes.get("native") or codes.get("compiled") or codes["eager"]
         own, eager = best.get("median"), seconds.get("eager")
         gain = f"{eager / own:5.2f}x" if eager and own else "-"
-        least = floor(best, floors)
+        least = floor(best, floors) if floors else None
         share = f"{least / own:.0%}" if least and own else "-"
         columns = [scaled(seconds.get(code)) for code in ("eager", "compiled", "native")]
         lines.append(
@@ -63,10 +57,20 @@ def table(timings: dict[str, Any] | None, floors: dict[str, Any] | None) -> list
         for code, case in codes.items():
             if case.get("problem"):
                 lines.append(f"    {code}: {case['problem']}")
-    left = (timings or {}).get("left_out", [])
-    if left:
-        lines.append(f"left out for want of time: {len(left)} cases, the first {left[0]!r}")
+            elif code not in ("eager", "compiled", "native"):
+                least = floor(case, floors) if floors else None
+                share = f"{least / case['median']:.0%}" if least else "-"
+                lines.append(f"{'    ' + code:46s} {scaled(case['median']):>35s} {share:>19s}")
     return lines
+
+
+def profiled(rows: list[dict[str, Any]]) -> list[str]:
+    """Says what a guided step consists of."""
+    return [
+        f"guided step, B = {row['batch']}: {row['count']:.0f} kernels, {row['copies']:.1f} copies, "
+        f"{row['busy_us']:.0f} us busy, {row['waiting_us']:.0f} us waiting"
+        for row in rows
+    ]
 
 
 def main() -> None:
@@ -76,31 +80,25 @@ def main() -> None:
     arguments = parser.parse_args()
     state: Path = arguments.state
 
-    cuda = torch.cuda.is_available()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = {path.stem: path.read_text().strip() for path in sorted(state.glob("*.status"))}
+    timings = read(state / "timings.json") or {"cases": [], "left_out": []}
     content = {
-        "format": "sda_fast gpu suite 1",
-        "machine": {
-            "device": torch.cuda.get_device_name() if cuda else "cpu",
-            "capability": list(torch.cuda.get_device_capability()) if cuda else None,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda,
-            "native": _native.info(),
-        },
+        **stamp(GPU, facts(device, 1), os.getloadavg()[0]),
+        "native": _native.info(),
+        "cuda": torch.version.cuda,
         "parts": parts,
         "floors": read(state / "floors.json"),
-        "timings": read(state / "timings.json"),
-        "profile": read(state / "profile.json"),
+        "cases": timings["cases"],
+        "left_out": timings["left_out"],
+        "profile": read(state / "profile.json") or [],
     }
     arguments.out.write_text(json.dumps(content, indent=1))
 
-    print("\n".join(table(content["timings"], content["floors"])))
-    for row in content["profile"] or []:
-        print(
-            f"guided step, B = {row['batch']}: {row['count']:.0f} kernels, {row['copies']:.1f} "
-            f"copies, {row['busy_us']:.0f} us busy, {row['waiting_us']:.0f} us waiting"
-        )
+    print("\n".join([*table(content["cases"], content["floors"]), *profiled(content["profile"])]))
+    left = content["left_out"]
+    if left:
+        print(f"left out for want of time: {len(left)} cases, the first {left[0]!r}")
     if content["floors"]:
         rates = {k: v for k, v in content["floors"].items() if isinstance(v, float)}
         print("floors: " + ", ".join(f"{k} {v / 1e12:.3g} T/s" for k, v in rates.items()))
