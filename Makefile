@@ -84,7 +84,7 @@ bench: $(VENV)/.dev  ## Time operators, networks, samples and training steps, in
 	$(bin)/python -m pytest benchmarks -m 'not slow' --benchmark-only --benchmark-group-by=group \
 	    --benchmark-columns=min,median,max --benchmark-max-time=0.1 --benchmark-min-rounds=3
 
-bench-full: $(VENV)/.dev  ## Time all of it, and keep the numbers in benchmarks/results.
+bench-full: $(VENV)/.dev  ## Time all of it in some hours, and keep the numbers in benchmarks/results.
 	$(bin)/python -m benchmarks.report --full
 	$(bin)/python -m benchmarks.memory
 

@@ -43,7 +43,7 @@ from .text import amount, rates, ratio, seconds
 
 PAGE = ROOT / "docs" / "performance.md"
 QUICK = ("-m", "not slow", "--benchmark-max-time=0.1", "--benchmark-min-rounds=3")
-FULL = ("--benchmark-max-time=1", "--benchmark-min-rounds=5")
+FULL = ("--benchmark-max-time=0.5", "--benchmark-min-rounds=5")
 
 # The suites, as the page has them, and of the operators which cases it shows.
 PARTS = {

@@ -186,8 +186,10 @@ def azula(prior: VPSDE, eps: Callable[[Tensor, Tensor], Tensor], batch: int) -> 
 
 
 def sda(problem: Problem, network: Any, y: Tensor, guided: bool) -> Any:
-    """Makes the noise process of the reference package, with the same network."""
-    package = import_module("sda.score")
+    """Makes the noise process of the reference package, with the same network; it draws without
+    its progress bar."""
+    package: Any = import_module("sda.score")
+    package.tqdm = lambda steps, **_: steps
     own = package.MCScoreNet(**problem.arguments)
     own.load_state_dict(network.state_dict())
     sde = package.VPSDE(own.requires_grad_(False), shape=problem.event)

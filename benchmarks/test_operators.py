@@ -50,11 +50,16 @@ def operator_work(case: Case, size: str, dtype: torch.dtype, device: str) -> Wor
     )
 
 
-@pytest.mark.parametrize("code", ["eager", pytest.param("compiled", marks=SLOW), "native"])
 @pytest.mark.parametrize(
-    "dtype",
-    [torch.float32, pytest.param(torch.bfloat16, marks=SLOW)],
-    ids=["float32", "bfloat16"],
+    ("dtype", "code"),
+    [
+        (torch.float32, "eager"),
+        pytest.param(torch.float32, "compiled", marks=SLOW),
+        (torch.float32, "native"),
+        pytest.param(torch.bfloat16, "eager", marks=SLOW),
+        pytest.param(torch.bfloat16, "native", marks=SLOW),
+    ],
+    ids=lambda value: str(value).removeprefix("torch."),
 )
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)

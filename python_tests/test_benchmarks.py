@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import asdict
 
 import pytest
@@ -212,3 +214,28 @@ def test_networks_are_compared(score, kind):
         with turns.precision(code):
             work.check(code)
     assert work.flops > 0
+
+
+@needs_native
+def test_suites_run():
+    """One case of each suite, called once."""
+    chosen = "guide_predictor_-small or training and eager-64 or -256-1-native or prior-1-1-native"
+    options = ["-m", "not slow", "-p", "no:cacheprovider", "--benchmark-disable", "-q"]
+    command = [sys.executable, "-m", "pytest", str(report.ROOT / "benchmarks"), *options]
+    done = subprocess.run(
+        [*command, "-k", f"({chosen}) and not bfloat16 and not objects"],
+        cwd=report.ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "6 passed" in done.stdout
+
+
+def test_pytest_benchmark_s_numbers_are_kept():
+    made = result(case("native", 0.5))
+    (kept,) = made["cases"]
+    ours = {key: value for key, value in made.items() if key != "cases"}
+    times = {key: kept[key] for key in ("median", "q1", "q3", "min", "max", "rounds")}
+    extra = {"suite": "networks", "code": "native", "threads": 2, "flops": 5, "bytes": 0}
+    benchmark = {"group": kept["group"], "stats": {**times, "mean": 1.0}, "extra_info": extra}
+    content = {"machine_info": {"sda_fast": ours}, "benchmarks": [benchmark]}
+    assert results.convert(content) == {**ours, "cases": [{**kept, "flops": 5}]}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sda_fast import ops
 
-from ..samples import Problem, kolmogorov, lorenz63, sampling_work
+from ..samples import kolmogorov, lorenz63, sampling_work
 from ..turns import Work, is_half, precision
 from ..workloads import PAPER, SMALL, Score, mlp_score, relative_error, unet_score
 from .cases import DTYPES, FLOW, SIZES, TINY, Case, operator_cases
@@ -145,7 +145,7 @@ def attempt(run: Run, group: str, code: str, timed: Callable[[], Timing], **more
         run.add(group, code, None, problem=f"{type(error).__name__}: {error}"[:200], **more)
 
 
-def networks(run: Run) -> None:
+def networks(run: Run, compiled: bool) -> None:
     """Times window networks: forward and its vector-Jacobian product."""
     tiny = run.tiny
     made: dict[str, Callable[[], Score]] = {}
@@ -160,30 +160,25 @@ def networks(run: Run) -> None:
 
     for title, make in made.items():
         for kind in ("forward", "vjp"):
-            codes(run, f"{title}, {kind}", partial(work, make, kind))
+            codes(run, f"{title}, {kind}", partial(work, make, kind), compiled)
 
 
-def sampling(run: Run) -> None:
+def sampling(run: Run, compiled: bool) -> None:
     """Times guided sampling with one correction a step."""
-    width = 8 if run.tiny else 256
-    for batch in (2,) if run.tiny else (1, 16, 256, 1024):
-        drawn(run, f"Lorenz-63 posterior, B = {batch}", lorenz63(width), batch, 8)
-    flow = kolmogorov(8, (4, 8)) if run.tiny else kolmogorov(64, PAPER)
-    for batch in (1,) if run.tiny else (1, 16):
-        drawn(run, f"flow posterior, B = {batch}", flow, batch, 4)
+    tiny = run.tiny
+    lorenz, flow = lorenz63(8 if tiny else 256), kolmogorov(*(8, (4, 8)) if tiny else (64, PAPER))
+    cases = [("Lorenz-63", lorenz, batch, 8) for batch in ((2,) if tiny else (1, 16, 256, 1024))]
+    cases += [("flow", flow, batch, 4) for batch in ((1,) if tiny else (1, 16))]
+    for title, problem, batch, steps in cases:
+        group = f"{title} posterior, B = {batch}, C = 1, {steps} steps"
+        make = partial(sampling_work, problem, batch, steps, 1)
+        options: dict[str, Any] = {"device": run.device, "compiler": run.compiler}
+        codes(run, group, partial(make, **options), compiled)
 
 
-def drawn(run: Run, title: str, problem: Problem, batch: int, steps: int) -> None:
-    options: dict[str, Any] = {"device": run.device, "compiler": run.compiler}
-    codes(
-        run,
-        f"{title}, C = 1, {steps} steps",
-        lambda: sampling_work(problem, batch, steps, 1, **options),
-    )
-
-
-def codes(run: Run, group: str, make: Callable[[], Work]) -> None:
-    """Times the codes of some work, each after it has been compared with the eager one."""
+def codes(run: Run, group: str, make: Callable[[], Work], compiled: bool) -> None:
+    """Times the codes of some work, the compiled one or the others, each after it has been compared
+    with the eager one."""
     if run.over(group):
         return
     torch.compiler.reset()
@@ -192,7 +187,7 @@ def codes(run: Run, group: str, make: Callable[[], Work]) -> None:
     except Exception as error:  # for instance for want of memory
         return run.add(group, "eager", None, problem=f"{type(error).__name__}: {error}"[:200])
     for code, call in work.runs.items():
-        if run.over(f"{group}, {code}"):
+        if (code == "compiled") != compiled or run.over(f"{group}, {code}"):
             continue
 
         def timed(call: Callable[[], object] = call, code: str = code) -> Timing:
@@ -204,7 +199,10 @@ def codes(run: Run, group: str, make: Callable[[], Work]) -> None:
 
 
 def parts() -> Iterator[Callable[[Run], None]]:
-    yield from (sampling, networks, operators, compiled_operators)
+    """Yields what is timed, what takes a compiler's time last."""
+    yield from (partial(sampling, compiled=False), partial(networks, compiled=False), operators)
+    yield from (partial(sampling, compiled=True), partial(networks, compiled=True))
+    yield compiled_operators
 
 
 def main() -> None:
