@@ -307,6 +307,7 @@ def test_signature():
         ("progress", False, True),
         ("callback", None, True),
         ("denoise", False, True),
+        ("clip", None, True),
         ("checkpoint", None, True),
         ("checkpoint_every", 16, True),
     ]
@@ -837,6 +838,56 @@ def test_correction_that_is_not_finite():
 
     with pytest.raises(FloatingPointError, match=r"since step 3 \(t = 0\.25"):
         sample(oracles.Process(eps, (4,)), (2,), steps=4, corrections=1, tau=0.1)
+
+
+def test_clip_where_it_binds():
+    """An estimate is that of the nearest state within the bound, and elsewhere left as it is."""
+    times = [0.6, 0.3]
+    (mu, sigma), (mu_s, sigma_s) = (oracles.levels("VPSDE", "cos", t) for t in times)
+    x1 = torch.tensor([[0.1, -0.2, 3.0, -4.0]], dtype=torch.float64)
+    sde = oracles.Process(lambda x, t: 0.1 * x, (4,))
+
+    denoised = ((1 - 0.1 * sigma) / mu * x1).clamp(-1, 1)
+    assert (denoised.abs() < 1).tolist() == [[True, True, False, False]]
+    expected = mu_s * denoised + sigma_s / sigma * (x1 - mu * denoised)
+    assert_same(sample(sde, (1,), steps=times, x1=x1, clip=1.0), expected)
+    assert torch.equal(
+        sample(sde, (1,), steps=times, x1=x1, clip=1e6), sample(sde, (1,), steps=times, x1=x1)
+    )
+
+
+@pytest.mark.parametrize("guide", [False, True])
+def test_clip_bounds_a_prior_that_runs_away(guide):
+    """An estimate that denoises to ever larger states is followed no further than the bound."""
+
+    class Away(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+            return -3 * x
+
+    sde = VPSDE(Away(), (4, 1))
+    if guide:
+        sde = VPSDE(GaussianScore(torch.zeros(4, 1), lambda x: x, 0.1, sde), (4, 1))
+    options = {"steps": 8, "corrections": 1, "tau": 0.5, "seed": 0, "denoise": True}
+    assert float(sample(sde, (3,), **options).abs().max()) > 1e3
+    assert float(sample(sde, (3,), clip=2.0, **options).abs().max()) <= 2 + 1e-5
+
+
+@pytest.mark.parametrize("clip", [0, -1.0, math.inf, math.nan])
+def test_clip_out_of_range(clip):
+    with pytest.raises(ValueError, match="clip must be positive"):
+        sample(oracles.Process(lambda x, t: x, (4,)), steps=2, clip=clip)
+
+
+def test_samples_that_run_away_are_named():
+    """A finite blow-up of one sample among others is reported, not returned in silence."""
+    watch = Watch(torch.zeros(5, 2))
+    x = torch.ones(5, 2)
+    watch.report(90 * x)  # large, but all alike
+    x[3, 1] = -99.0
+    watch.report(x)
+    x[3, 1], x[1, 0] = -101.0, 1e9
+    with pytest.warns(RuntimeWarning, match="samples 1, 3 have run away: 2 of 5, up to 1e.09"):
+        watch.report(x)
 
 
 def test_x1_that_is_not_finite():

@@ -51,6 +51,7 @@ class Checkpoint:
             "tau": list(plan.tau),
             "order": plan.order,
             "denoise": plan.denoise,
+            "clip": plan.clip,
             "parameters": _digest(sde),
             **{name: _digest_of({name: x}) for name, x in tensors.items() if x is not None},
         }

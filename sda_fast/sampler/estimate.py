@@ -38,6 +38,8 @@ class Estimator:
         grid = torch.tensor(plan.times, dtype=torch.float64)
         self.clock = grid.to(plan.device, plan.dtype)
         self.at_once = max(len(noise), 1)
+        self.clip = plan.clip
+        self.process = list(zip(plan.mu, plan.sigma, strict=True))
         self.levels: list[tuple[float, float]] = []  # the signal and the noise, of the guidance
         self.graphs: dict[int, Graph] = {}  # by where the state lies
         self.uncaptured = unserved(plan)  # why evaluations are not captured, if they are not
@@ -52,8 +54,13 @@ class Estimator:
         evaluation overwrites."""
         graph = self.capture(x)
         if graph is not None:
-            return graph(n)
-        return self._evaluate(x, self.clock[n], self.levels[n] if self.levels else ())
+            estimate = graph(n)
+        else:
+            levels = self.levels[n] if self.levels else ()
+            estimate = self._evaluate(x, self.clock[n], levels)
+        if self.clip is None:
+            return estimate
+        return self.clipped(self.combined(estimate, n), x, n, self.clip)
 
     def capture(self, x: Tensor) -> Graph | None:
         """Returns the graph of an evaluation of a state, captured once, or None, with the reason
@@ -77,6 +84,14 @@ class Estimator:
         _check("the eps of the prior", pieces.eps, x)
         _check("A's vector-Jacobian product", pieces.direct, x)
         return pieces
+
+    def clipped(self, eps: Tensor, x: Tensor, n: int, clip: float) -> Tensor:
+        """Bounds what an estimate at time n of the grid denoises to."""
+        mu, sigma = self.process[n]
+        denoised = ops.denoise(x, eps, mu, sigma)
+        bound = denoised.clamp(-clip, clip)
+        # elsewhere the estimate is kept as it is, to the bit
+        return torch.where(bound == denoised, eps, (x - mu * bound) / sigma)
 
     def combined(self, estimate: Tensor | Pieces, n: int) -> Tensor:
         """Combines the pieces of an estimate at time n of the grid."""

@@ -37,6 +37,7 @@ class SamplingPlan:
         corrections: The number of corrections after each of the N predictor steps.
         tau: The amplitude of the corrections after each of the N predictor steps.
         denoise: Whether the state at the end is denoised.
+        clip: The bound of the denoised states, or None for none.
         window_batch: The number of windows, over all samples, that a composed network evaluates
             in one call, or None for all.
         estimator: What estimates the noise: `sde.eps`, or its native twin.
@@ -55,6 +56,7 @@ class SamplingPlan:
     corrections: tuple[int, ...]
     tau: tuple[float, ...]
     denoise: bool
+    clip: float | None
     window_batch: int | None
     estimator: Any
     parts: tuple[tuple[str, str, str], ...]
@@ -104,6 +106,7 @@ def make_plan(
     dtype: torch.dtype | None,
     backend: str,
     denoise: bool,
+    clip: float | None,
 ) -> SamplingPlan:
     """Checks the arguments of :func:`sda_fast.sample`, and plans what it does.
 
@@ -118,6 +121,8 @@ def make_plan(
         raise ValueError(f"order must be 1, 2 or 3, got {order}")
     if window_batch is not None and not is_integer(window_batch, 1):
         raise ValueError(f"window_batch must be an integer, at least 1, got {window_batch}")
+    if clip is not None and not (clip > 0 and math.isfinite(clip)):
+        raise ValueError(f"clip must be positive, or None, got {clip}")
     counts = _schedule("corrections", corrections, now, _count)
     amplitudes = _schedule("tau", tau, now, _amplitude)
 
@@ -173,6 +178,7 @@ def make_plan(
         counts,
         amplitudes,
         bool(denoise),
+        None if clip is None else float(clip),
         window_batch,
         estimator,
         (*parts, *more),

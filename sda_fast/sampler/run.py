@@ -39,6 +39,7 @@ def sample(
     progress: bool = False,
     callback: Callable[[int, float, Tensor], Any] | None = None,
     denoise: bool = False,
+    clip: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 16,
 ) -> Tensor:
@@ -76,6 +77,9 @@ def sample(
             Where it returns True, that state is the result.
         denoise: Whether to take :math:`\hat x` of the last state for the result, at the price of
             one more score evaluation.
+        clip: A bound c of what every estimate denoises to: where :math:`|\hat x| > c` the estimate
+            is replaced by the one of :math:`\hat x = \pm c`, so that no step can run away. It is in
+            units of the state; for standardised ones 5 is well beyond any of them.
         checkpoint: A file that the state is written to now and then, as a whole or not at all. A
             run that finds it goes on from there, to the same bits. It is removed in the end.
         checkpoint_every: The number of steps from one checkpoint to the next.
@@ -90,6 +94,9 @@ def sample(
         RuntimeError: backend="native" and a native operator cannot serve.
         FloatingPointError: A state is not finite. It says at which step, time and noise level, and
             which sample.
+
+    Warns:
+        RuntimeWarning: Samples are finite, but out of all proportion. It says which.
     """
     if seed is not None and not is_integer(seed, 0, 2**64 - 1):
         raise ValueError(f"seed must be a non-negative integer below 2^64, got {seed}")
@@ -109,6 +116,7 @@ def sample(
         dtype=dtype,
         backend=backend,
         denoise=denoise,
+        clip=clip,
     )
 
     with ExitStack() as stack:
@@ -148,6 +156,7 @@ def sample(
             else:
                 if plan.denoise:
                     run.denoise()
+            run.watch.report(x)
 
         if file is not None:
             file.remove()
@@ -255,6 +264,7 @@ def explain(
     dtype: torch.dtype | None = None,
     backend: str = "auto",
     denoise: bool = False,
+    clip: float | None = None,
 ) -> SamplingPlan:
     """Returns the plan that :func:`sample`, given the same arguments, follows. Printed, it says
     what serves each part of the work and why. On CUDA it tries whether an evaluation can be
@@ -278,6 +288,7 @@ def explain(
         dtype=dtype,
         backend=backend,
         denoise=denoise,
+        clip=clip,
     )
     return replace(plan, parts=(*plan.parts, *_graph_part(sde, plan, c)))
 

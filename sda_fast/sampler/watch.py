@@ -1,12 +1,19 @@
-"""Noticing samples that are not finite."""
+"""Noticing samples that are not finite, or out of all proportion."""
 
 __all__ = ["Watch"]
+
+import warnings
 
 import torch
 from torch import Tensor
 
 # On an accelerator a look at the state waits for the device, so it is taken only this often.
 CHECK_EVERY = 16
+
+# A sample is out of proportion if its largest element is this many times that of the median sample
+# (and of 1, the noise that samples are drawn from). A sample alone has nothing to be compared with,
+# and a network that is not trained sends all of them equally far.
+PROPORTION = 100.0
 
 
 class Watch:
@@ -32,4 +39,18 @@ class Watch:
                 f"the state is not finite since step {step} (t = {t:.4g}, sigma = {sigma:.4g}), "
                 f"first in sample {first}, by now in {len(samples)} of {len(x)} samples; more "
                 "steps or corrections, a smaller tau or a larger gamma may help"
+            )
+
+    def report(self, x: Tensor) -> None:
+        """Warns of samples that are finite but have run away from the others."""
+        peak = x.flatten(1).abs().amax(dim=1)
+        far = (peak > PROPORTION * peak.median().clamp(min=1)).nonzero()[:, 0].tolist()
+        if far:
+            warnings.warn(
+                f"samples {', '.join(map(str, far[:8]))}{', ...' if len(far) > 8 else ''} have run "
+                f"away: {len(far)} of {len(x)}, up to {float(peak.max()):.3g} where the median "
+                f"sample reaches {float(peak.median()):.3g}; clip=5 (for standardised states) "
+                "bounds every step",
+                RuntimeWarning,
+                stacklevel=3,
             )
