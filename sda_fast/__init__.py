@@ -21,6 +21,7 @@ __all__ = [
     "MarkovChain",
     "NoisyLorenz63",
     "Plan",
+    "Recipe",
     "ResMLP",
     "ScoreNet",
     "ScoreUNet",
@@ -39,8 +40,10 @@ __all__ = [
     "load_prior",
     "observation",
     "ops",
+    "preset",
     "sample",
     "save_prior",
+    "suggest",
 ]
 
 from importlib.metadata import PackageNotFoundError, version
@@ -58,6 +61,7 @@ from .guidance import (
 from .io import Standardisation, load_prior, save_prior
 from .kernels import ForcedScoreUNet
 from .nn import ACTIVATIONS, ResMLP, TimeEmbedding, UNet
+from .presets import Recipe, preset, suggest
 from .reference_state import from_reference_state
 from .sampler import explain, sample
 from .schedule import VPSDE, SubSubVPSDE, SubVPSDE

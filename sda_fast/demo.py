@@ -11,20 +11,17 @@ import numpy as np
 import torch
 from torch import Generator
 
-from .composition import Junction
 from .evaluation.metrics import coverage, log_prior, rmse
 from .guidance import GaussianScore
 from .io import atomic_write, load_prior
 from .plotting import plot_posterior
+from .presets import preset
 from .sampler import explain, sample
 from .schedule import VPSDE
 from .systems import NoisyLorenz63
 
 # The low-frequency setting of the paper: every 8th state's first coordinate.
 LENGTH, EVERY, STD, GAMMA = 65, 8, 0.05, 3e-2
-
-# Far fewer evaluations than the paper's 256 steps of 16 corrections, for a better posterior.
-STEPS, CORRECTIONS, TAU = 64, 4, 0.5
 
 
 def demo(
@@ -58,7 +55,9 @@ def demo(
     noise = torch.randn(x[::EVERY, :1].shape, generator=generator)
     y = x[::EVERY, :1] + STD * noise
 
-    prior = load_prior("lorenz63-w9", length=LENGTH, composition=Junction(window=9, stride=4))
+    # far fewer evaluations than the paper's 256 steps of 16 corrections
+    recipe = preset("fast")
+    prior = load_prior("lorenz63-w9", length=LENGTH, composition=recipe.composition)
     guided = GaussianScore(y, lambda x: x[..., ::EVERY, :1], STD, prior, gamma=GAMMA)
     posterior = VPSDE(guided, prior.shape)
 
@@ -66,15 +65,13 @@ def demo(
     ensemble = sample(
         posterior,
         (members,),
-        steps=STEPS,
-        corrections=CORRECTIONS,
-        tau=TAU,
         seed=seed,
         backend=backend,
         progress=progress,
+        **recipe.options,
     )
     seconds = time.perf_counter() - began
-    plan = explain(posterior, (members,), steps=STEPS, corrections=CORRECTIONS, backend=backend)
+    plan = explain(posterior, (members,), backend=backend, **recipe.options)
 
     truth, ensemble = chain.postprocess(x), chain.postprocess(ensemble)
     observed = chain.postprocess(torch.cat((y, torch.zeros(len(y), 2)), dim=-1))[:, 0]

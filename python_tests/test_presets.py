@@ -1,0 +1,103 @@
+"""Recipes: that they fit their budgets, are taken by the sampler, and can be overridden."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sda_fast import VPSDE, Centre, GaussianScore, Junction, MCScoreNet, explain, sample
+from sda_fast.presets import LEAST, PRESETS, preset, scheduled, suggest
+
+
+def prior(length_aware: bool = True) -> VPSDE:
+    network = MCScoreNet(
+        2, order=2, length_aware=length_aware, hidden_features=[8], activation=nn.SiLU
+    )
+    return VPSDE(network, (9, 2))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets(name):
+    """The sampler takes a preset's options, and counts its evaluations as the preset does."""
+    recipe = preset(name)
+    assert explain(prior(), **recipe.options).evaluations == recipe.evaluations
+    assert str(recipe.evaluations) in str(recipe)
+
+
+def test_published():
+    recipe = preset("published")
+    assert recipe.evaluations == 4352
+    assert (recipe.composition, recipe.options["clip"], recipe.denoise) == ("centre", None, False)
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match=r"name must be one of published, .*, got 'best'"):
+        preset("best")
+
+
+@pytest.mark.parametrize("budget", [LEAST, 13, 64, 128, 500])
+def test_budget(budget):
+    """As many steps as fit: one more would not."""
+    recipe = scheduled("test", budget)
+    assert LEAST // 2 < recipe.evaluations <= budget
+    assert recipe.evaluations > budget - 9
+
+    assert all(s > t for s, t in zip(recipe.steps, recipe.steps[1:], strict=False))
+    assert recipe.corrections[-1] == 0
+    assert recipe.tau[-1] < recipe.tau[0]
+
+
+def test_suggest():
+    sde = prior()
+    recipe = suggest(sde, 40)
+    assert recipe.composition == Junction(5, 2)
+    assert "length-aware" in str(recipe)
+    assert suggest(sde).evaluations == preset("fast").evaluations
+
+    sde.eps.composition = recipe.composition
+    x = sample(sde, (2,), seed=0, **recipe.options)
+    assert float(x.abs().max()) <= recipe.clip + 1e-4  # an untrained network, and yet bounded
+
+    assert suggest(prior(length_aware=False), 40).composition == Centre(2)
+    assert suggest(VPSDE(nn.Identity(), (4,)), 40).composition is None
+
+
+def test_suggest_for_seconds():
+    """The time of an evaluation decides; the network is left as it was."""
+    sde = prior()
+    posterior = VPSDE(GaussianScore(torch.zeros(9, 2), lambda x: x, 0.1, sde), sde.shape)
+    recipe = suggest(posterior, seconds=1e-9, shape=(3,))
+    assert recipe.evaluations <= LEAST
+    assert "too few" in str(recipe)
+    assert suggest(posterior, seconds=60.0).evaluations > LEAST
+    assert sde.eps.composition == "centre"
+
+
+def test_overrides():
+    recipe = suggest(
+        prior(), 64, composition=Junction(5, 1), corrections=1, clip=None, denoise=False
+    )
+    assert recipe.composition == Junction(5, 1)
+    assert set(recipe.corrections) == {0, 1}
+    assert (recipe.clip, recipe.denoise) == (None, False)
+    assert suggest(prior(), 64, tau=0.5).tau[0] == 0.5
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="not both"):
+        suggest(prior(), 64, seconds=1.0)
+    with pytest.raises(ValueError, match="seconds must be positive, got 0"):
+        suggest(prior(), seconds=0)
+    with pytest.raises(ValueError, match="at least 8 score evaluations, got 3"):
+        suggest(prior(), 3)
+    with pytest.raises(TypeError, match="a recipe has no stride"):
+        suggest(prior(), 64, stride=2)
+
+
+def test_page():
+    """The example of docs/front.md runs."""
+    page = (Path(__file__).parents[1] / "docs" / "front.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    exec(compile(code, "front.md", "exec"), {})
