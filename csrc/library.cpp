@@ -43,11 +43,11 @@ STABLE_TORCH_LIBRARY(sda_fast, m) {
   m.def(
       "mlp_score(Tensor x, Tensor start, Tensor mask, Tensor weight, Tensor bias, Tensor weights, "
       "Tensor transposed, int[] widths, int activation, bool length_aware, bool bfloat16, "
-      "SymInt kept_rows) -> (Tensor, Tensor)");
+      "bool tf32, SymInt kept_rows) -> (Tensor, Tensor)");
   m.def(
       "mlp_score_vjp(Tensor cotangent, Tensor x, Tensor start, Tensor mask, Tensor weight, "
       "Tensor bias, Tensor weights, Tensor transposed, Tensor kept, int[] widths, int activation, "
-      "bool length_aware, bool bfloat16) -> Tensor");
+      "bool length_aware, bool bfloat16, bool tf32) -> Tensor");
   m.def(
       "philox_normal_(Tensor(a!) out, int seed, int step, int correction, int first_sample) -> ()");
   m.def("subsample(Tensor x, int[] start, int[] step, int[] size) -> Tensor");

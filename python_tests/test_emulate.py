@@ -5,6 +5,7 @@ a block in a random order, and raises an error where one touches what it may not
 does not come. Its own tests plant such bugs.
 """
 
+import copy
 import ctypes
 import fcntl
 import os
@@ -15,15 +16,20 @@ from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from itertools import chain, product, repeat
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sda_fast import _native, ops, reference
+from sda_fast import Centre, Junction, MCScoreNet, _native, ops, reference
+from sda_fast.fused import FusedMLP, Packed
+from sda_fast.ops.networks import kept_numbers
+from sda_fast.packing import Fragments
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = (
+    *("mlp_score", "mlp_score_vjp"),
     *("compose", "compose_denoise", "denoise", "gather", "guide", "guide_", "guide_langevin_"),
     *("guide_predictor_", "langevin", "langevin_", "multistep", "multistep_", "philox_normal_"),
     *("predictor", "predictor_", "subsample", "subsample_adjoint", "sparse_map", "block_mean"),
@@ -109,8 +115,7 @@ def written(args: tuple[object, ...], placed: list[object]) -> Tensor:
 class Emulated:
     """The operators in the emulator. Their arrays end where nothing may be touched."""
 
-    def __init__(self) -> None:
-        self.operators = torch.ops.sda_fast_emulate
+    operators = torch.ops.sda_fast_emulate
 
     def place(self, x: Tensor, *, aligned: bool = True) -> Tensor:
         return self.operators.guarded(x, not aligned)
@@ -133,6 +138,8 @@ class Emulated:
 
 class Device:
     """The operators on a GPU."""
+
+    operators = torch.ops.sda_fast
 
     def place(self, x: Tensor, *, aligned: bool = True) -> Tensor:
         if aligned:
@@ -672,6 +679,166 @@ def test_residual(call: Emulated | Device, each_y: bool, dtype: torch.dtype, ali
             numbers = (t.double() for t in (y, prediction, std, gamma))
             close(result, reference.residual(*numbers, 0.7), dtype, 200.0)
             assert (result[:, size // 2] == 0).all()
+
+
+# Networks, forward and the vector-Jacobian product, against the module in float64
+
+FLOAT32, TF32, BFLOAT16 = Fragments(), Fragments(tf32=True), Fragments(bfloat16=True)
+ROUNDING = {FLOAT32: (0.0, 5e-6), TF32: (1e-6, 5e-3), BFLOAT16: (1e-5, 3e-2)}
+each_packing = pytest.mark.parametrize(
+    "packing", ROUNDING, ids=lambda p: "bfloat16" if p.bfloat16 else "tf32" if p.tf32 else "float32"
+)
+
+
+def score_network(features: int = 3, order: int = 2, **kwargs: Any) -> MCScoreNet:
+    kwargs = {"embedding": 8, "hidden_features": [32, 48], "activation": nn.SiLU} | kwargs
+    return MCScoreNet(features, order=order, **kwargs).requires_grad_(False)
+
+
+def evaluate_network(
+    call: Emulated | Device,
+    network: MCScoreNet,
+    packing: Fragments,
+    cotangent: Tensor,
+    *inputs: Tensor | None,
+    kept: int | None = None,
+) -> list[Tensor]:
+    """Returns the estimate and the product with a cotangent, `kept` windows kept in between."""
+    x, t, c = (*inputs, None)[:3]
+    plan = network.plan(x.shape[1])
+    arguments = FusedMLP(network, Packed(), packing)._arguments(x, t, c, plan)
+    tensors = [call.place(a) for a in arguments[:7]]
+    rows = len(x) * len(plan) if kept is None else kept
+    eps, kept_rows = call.operators.mlp_score(*tensors, *arguments[7:], rows)
+    assert kept_rows.shape == (rows, kept_numbers(arguments[7], torch.device("cuda")))
+    product = call.operators.mlp_score_vjp(
+        call.place(cotangent), *tensors, kept_rows, *arguments[7:]
+    )
+    return [eps.cpu().clone(), product.cpu().clone()]
+
+
+def check_network(
+    call: Emulated | Device,
+    network: MCScoreNet,
+    packing: Fragments,
+    *inputs: Tensor | None,
+    cotangent: Tensor | None = None,
+) -> list[Tensor]:
+    x = inputs[0]
+    cotangent = torch.randn_like(x) if cotangent is None else cotangent
+    results = evaluate_network(call, network, packing, cotangent, *inputs)
+
+    wide = [None if a is None else a.double() for a in inputs]
+    wide[0].requires_grad_(True)
+    with ops.backend("reference"):
+        eps = copy.deepcopy(network).double()(*wide)
+    (product,) = torch.autograd.grad(eps, wide[0], cotangent.double())
+
+    least, most = ROUNDING[packing]
+    for result, exact in zip(results, (eps.detach(), product), strict=True):
+        assert result.shape == x.shape
+        assert least < float((result - exact).norm() / exact.norm()) < most
+    return results
+
+
+@each_packing
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ELU, nn.SELU, nn.SiLU, nn.GELU])
+def test_mlp_activations(
+    call: Emulated | Device, activation: type[nn.Module], packing: Fragments
+) -> None:
+    network = score_network(activation=activation)
+    check_network(call, network, packing, 2 * torch.randn(1, 9, 3), torch.tensor(0.3))
+
+
+@each_packing
+@pytest.mark.parametrize(
+    ("features", "order", "hidden", "batch", "length"),
+    [
+        (1, 1, [16], 1, 3),
+        (2, 1, [7, 7, 9], 3, 4),
+        (3, 2, [256] * 2, 1, 5),
+        (4, 2, [512, 320], 1, 6),
+        (64, 4, [48], 1, 9),
+        (2, 16, [40, 80], 2, 36),
+    ],
+)
+def test_mlp_widths(
+    call: Emulated | Device,
+    features: int,
+    order: int,
+    hidden: list[int],
+    batch: int,
+    length: int,
+    packing: Fragments,
+) -> None:
+    network = score_network(features, order, hidden_features=hidden)
+    x = torch.randn(batch, length, features)
+    check_network(call, network, packing, x, torch.tensor(0.7))
+
+
+@each_packing
+def test_mlp_inputs(call: Emulated | Device, packing: Fragments) -> None:
+    """Times of the samples, context, and windows of several lengths that overlap."""
+    network = score_network(context=6)
+    x, t, c = torch.randn(3, 7, 3), torch.rand(3, 1), torch.randn(6)
+    check_network(call, network, packing, x, t, c)
+    for rule, length in ((Junction(9, 4), 14), (Junction(7, 1), 4), (Centre(2), 11)):
+        network = score_network(order=4, length_aware=True, composition=rule)
+        check_network(call, network, packing, torch.randn(2, length, 3), torch.tensor(0.1))
+
+
+@pytest.mark.parametrize("packing", [FLOAT32, BFLOAT16], ids=["float32", "bfloat16"])
+def test_mlp_batches(call: Emulated | Device, packing: Fragments) -> None:
+    """Tiles of every size, and what is kept, give the same bits."""
+    network, t = score_network(hidden_features=[16]), torch.tensor(0.5)
+    x, cotangent = torch.randn(2, 33, 20, 3)
+    whole = check_network(call, network, packing, x, t, cotangent=cotangent)
+    for batch, kept in ((1, None), (9, 0), (17, 100)):
+        part = evaluate_network(call, network, packing, cotangent[:batch], x[:batch], t, kept=kept)
+        for a, b in zip(part, whole, strict=True):
+            assert torch.equal(a, b[:batch])
+
+
+def test_mlp_chunks(call: Emulated | Device) -> None:
+    """More windows than are composed at once."""
+    network = score_network(64, 1, hidden_features=[16])
+    check_network(call, network, FLOAT32, torch.randn(1, 100, 64), torch.tensor(0.5))
+
+
+def test_mlp_outside_the_trajectory(call: Emulated | Device) -> None:
+    """A plan cannot be checked without a wait for the device: nothing beyond is touched."""
+    network, x = score_network(hidden_features=[16]), torch.randn(1, 9, 3)
+    arguments = FusedMLP(network, Packed(), FLOAT32)._arguments(
+        x, torch.tensor(0.5), None, network.plan(9)
+    )
+    start = torch.tensor([-1, 1, 2, 3, 6])
+    tensors = [call.place(a) for a in (x, start, *arguments[2:7])]
+    eps, _ = call.operators.mlp_score(*tensors, *arguments[7:], 0)
+    assert eps[0, [0, 1, 8]].isnan().all()
+    assert eps[0, 3:6].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (0, torch.randn(2, 9, 3).double(), "x must be"),
+        (4, torch.randn(3, 32), "bias must have shape"),
+        (5, torch.randn(7), "weights must have"),
+        (6, torch.randn(7), "transposed must have"),
+        (7, [32, 16], "widths must"),
+        (8, 9, "activation must be"),
+    ],
+)
+def test_mlp_refuses(emulated: Emulated, place: int, value: Any, message: str) -> None:
+    network, x = score_network(), torch.randn(2, 9, 3)
+    arguments = list(
+        FusedMLP(network, Packed(), FLOAT32)._arguments(x, torch.tensor(0.5), None, network.plan(9))
+    )
+    arguments[place] = value
+    with pytest.raises(RuntimeError, match=message):
+        emulated.operators.mlp_score_vjp(
+            arguments[0], *arguments[:7], torch.empty(0, 0), *arguments[7:]
+        )
 
 
 # The emulator itself: what CUDA defines

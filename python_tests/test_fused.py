@@ -15,6 +15,7 @@ from sda_fast import VPSDE, Centre, GaussianScore, Junction, MCScoreNet, ScoreNe
 from sda_fast._native import has_bfloat16
 from sda_fast.fused import FusedMLP, Packed
 from sda_fast.ops import networks
+from sda_fast.packing import Fragments, Panels
 from sda_fast.score import sampling
 
 pytestmark = pytest.mark.skipif(
@@ -246,7 +247,7 @@ def operator_arguments(network: MCScoreNet, x: Tensor) -> tuple[Any, ...]:
     bias = torch.randn(1, -(-fused.widths[0] // 8) * 8)
     return (
         *(x, plan.start, plan.mask, plan.weight, bias, fused.weights, fused.transposed),
-        *(fused.widths, fused.activation, fused.length_aware, False, 0),
+        *(fused.widths, fused.activation, fused.length_aware, False, False, 0),
     )
 
 
@@ -283,10 +284,37 @@ def test_operator_is_registered_well():
     arguments = operator_arguments(make(), torch.randn(2, 9, 3, requires_grad=True))
     torch.library.opcheck(torch.ops.sda_fast.mlp_score.default, arguments)
     kept = torch.ops.sda_fast.mlp_score(*arguments)[1]
-    x, *others, widths, activation, length_aware, bfloat16, _ = arguments
-    constants = (torch.randn(2, 9, 3), x.detach(), *others, kept)
-    constants = (*constants, widths, activation, length_aware, bfloat16)
+    (x, *others), options = arguments[:7], arguments[7:-1]
+    constants = (torch.randn(2, 9, 3), x.detach(), *others, kept, *options)
     torch.library.opcheck(torch.ops.sda_fast.mlp_score_vjp.default, constants)
+
+
+@pytest.mark.parametrize(
+    ("widths", "inputs", "bfloat16", "shared", "reason"),
+    [
+        ([256] * 5 + [15], 15, False, 99 << 10, None),
+        ([2112], 2145, False, 227 << 10, None),
+        ([2112], 2145, False, 99 << 10, "a tile of 8 windows takes 138112 bytes of shared memory"),
+        ([2112], 2145, True, 163 << 10, None),
+        ([2200], 24, True, 227 << 10, "at most 2176 features wide, not 2200"),
+        ([8] * 513, 8, False, 227 << 10, "at most 512 residual blocks, not 513"),
+    ],
+)
+def test_what_does_not_fit_on_cuda(
+    widths: list[int], inputs: int, bfloat16: bool, shared: int, reason: str | None
+):
+    found = ops.too_large(widths, inputs, bfloat16, shared)
+    assert found is None if reason is None else reason in str(found)
+
+
+def test_weights_are_packed_anew_for_another_precision():
+    network, packed = make(), Packed()
+    for packing in (Fragments(), Fragments(tf32=True), Fragments(bfloat16=True), Panels()):
+        fused = FusedMLP(network, packed, packing)
+        fresh = FusedMLP(network, Packed(), packing)
+        assert torch.equal(fused.weights, fresh.weights)
+        assert torch.equal(fused.transposed, fresh.transposed)
+        assert (fused.bfloat16, fused.tf32) == (packing.bfloat16, packing.tf32)
 
 
 def test_second_derivative_is_refused():

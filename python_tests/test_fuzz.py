@@ -478,7 +478,9 @@ def test_fused_composition_stays_in_the_trajectory() -> None:
     mask[1, 2] = 0
     weights = [torch.zeros(1, 16), torch.zeros(0), torch.zeros(0)]
     with pytest.raises(RuntimeError, match=r"start\[1\] \+ 2, a row of weight 1, .* but is 5"):
-        NATIVE.mlp_score(torch.zeros(1, 5, 3), start, mask, rows, *weights, [9], 0, False, False, 0)
+        NATIVE.mlp_score(
+            torch.zeros(1, 5, 3), start, mask, rows, *weights, [9], 0, False, False, False, 0
+        )
 
 
 # Observations

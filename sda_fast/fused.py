@@ -5,9 +5,9 @@ evaluates the network on all windows of a trajectory and composes the result wit
 tensor of windows times width, and its vector-Jacobian product likewise. It uses the network's own
 parameters: their packed copy is renewed when they change.
 
-Its precision follows :func:`torch.set_float32_matmul_precision`: "highest" and "high" are float32
-throughout; "medium" rounds the factors of the network's matrix products to bfloat16 where the
-processor multiplies such, and sums them in float32.
+Its precision follows :func:`torch.set_float32_matmul_precision`: "highest" is float32 throughout;
+"high" rounds the factors of the network's matrix products to TF32 on CUDA, and "medium" to bfloat16
+where the processor multiplies such. Sums and all else are float32.
 """
 
 __all__ = ["FusedMLP", "Packed", "UnfusableError", "hooked"]
@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from . import _native, ops
 from .composition import Plan
 from .nn import LayerNorm, ResidualBlock, ResMLP, TimeEmbedding
-
-PANEL = 8  # output features side by side in a packed weight, as in csrc/kernels/mlp_score.h
+from .packing import Fragments, Packing, Panels
 
 # The native activations in the order of the operator's numbers, and what their arguments must be.
 ACTIVATIONS: tuple[tuple[type[nn.Module], dict[str, Any]], ...] = (
@@ -72,21 +71,12 @@ def _activation(module: nn.Module) -> int:
     raise UnfusableError(f"its activation {module} is not native")
 
 
-def _panels(weight: Tensor, bfloat16: bool) -> Tensor:
-    """Packs a weight (out, in) into panels (out / PANEL, in, PANEL), padded with zeros, or of
-    pairs of inputs in bfloat16 (out / PANEL, in / 2, PANEL, 2), each pair in place of a float."""
-    columns = weight.shape[1] % 2 if bfloat16 else 0
-    weight = nn.functional.pad(weight, (0, columns, 0, -len(weight) % PANEL))
-    weight = weight.unflatten(0, (-1, PANEL))
-    if bfloat16:
-        pairs = weight.to(torch.bfloat16).unflatten(2, (-1, 2)).transpose(1, 2)
-        return pairs.contiguous().view(torch.float32).flatten()
-    return weight.transpose(1, 2).flatten()
-
-
-def _padded(bias: Tensor) -> Tensor:
-    """Pads biases (*, out) to whole panels."""
-    return nn.functional.pad(bias, (0, -bias.shape[-1] % PANEL))
+def _packing(device: torch.device) -> Packing:
+    """Returns how weights are packed on a device for the precision that is set."""
+    precision = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        return Fragments(bfloat16=precision == "medium", tf32=precision == "high")
+    return Panels(bfloat16=precision == "medium" and _native.has_bfloat16())
 
 
 class Packed:
@@ -97,22 +87,22 @@ class Packed:
         self._tensors = (torch.empty(0), torch.empty(0))
 
     def of(
-        self, linears: list[nn.Linear], seen: tuple[int, int], bfloat16: bool
+        self, linears: list[nn.Linear], seen: tuple[int, int], packing: Packing
     ) -> tuple[Tensor, Tensor]:
         """Packs linear layers, of the first of which only some columns: up to the first number,
         and from the second on."""
         parameters = [p for linear in linears for p in (linear.weight, linear.bias)]
-        versions = (bfloat16, [(id(p), p.data_ptr(), p._version) for p in parameters])
+        versions = (packing, [(id(p), p.data_ptr(), p._version) for p in parameters])
 
         if versions != self._versions:
             first, *others = linears
             window, mask = first.weight[:, : seen[0]], first.weight[:, seen[1] :]
 
-            forward = [_panels(torch.cat((window, mask), dim=1), bfloat16)]
+            forward = [packing.matrix(torch.cat((window, mask), dim=1))]
             for linear in others:
-                forward += [_panels(linear.weight, bfloat16), _padded(linear.bias)]
-            backward = [_panels(linear.weight.T, bfloat16) for linear in reversed(others)]
-            backward.append(_panels(window.T, bfloat16))
+                forward += [packing.matrix(linear.weight), packing.padded(linear.bias)]
+            backward = [packing.matrix(linear.weight.T) for linear in reversed(others)]
+            backward.append(packing.matrix(window.T))
 
             self._tensors = (torch.cat(forward), torch.cat(backward))
             self._versions = versions
@@ -127,12 +117,13 @@ class FusedMLP:
         network: The score network, a :class:`sda_fast.MCScoreNet` with a kernel of type
             :class:`sda_fast.ScoreNet`.
         packed: Where its packed weights are kept.
+        packing: How they are packed, by default as the device of its parameters wants them.
 
     Raises:
         UnfusableError: The network does not have the structure of a residual MLP.
     """
 
-    def __init__(self, network: Any, packed: Packed):
+    def __init__(self, network: Any, packed: Packed, packing: Packing | None = None):
         kernel = network.kernel
         self.embedding: TimeEmbedding = _expect(kernel.embedding, TimeEmbedding, "embedding")
         self.length_aware: bool = network.length_aware
@@ -170,22 +161,35 @@ class FusedMLP:
         if min(self.widths) < 2 or self.widths[-1] != window or self.context < 0:
             raise UnfusableError("its widths are not those of a score network")
 
-        self.bfloat16 = _native.has_bfloat16() and torch.get_float32_matmul_precision() == "medium"
+        self.device = self.linears[0].weight.device
+        self.packing = _packing(self.device) if packing is None else packing
+        self.bfloat16, self.tf32 = self.packing.bfloat16, self.packing.tf32
         with torch.no_grad():
-            tensors = packed.of(self.linears, self.columns, self.bfloat16)
+            tensors = packed.of(self.linears, self.columns, self.packing)
         self.weights, self.transposed = tensors
 
     def unserved(self, x: Tensor, t: Tensor | None, c: Tensor | None) -> str | None:
         """Returns why the operator cannot serve these arguments, or None if it can."""
-        if x.dtype != torch.float32 or x.ndim != 3 or x.device.type != "cpu":
-            return "the fused network serves vectors of float32 on CPU"
+        if x.dtype != torch.float32 or x.ndim != 3 or x.device.type not in ("cpu", "cuda"):
+            return "the fused network serves vectors of float32 on CPU and CUDA"
+        if x.device != self.device:
+            return f"its parameters are on {self.device}, and the states on {x.device}"
         if t is not None and t.numel() != 1 and t.shape != (len(x), 1):
             return "the fused network serves one time, or one for each sample"
         if c is not None and c.shape != (self.context,):
             return "the fused network serves one context for all samples"
         if any(s is not None and s.requires_grad for s in (t, c)):
             return "the fused network has no gradient of time and context"
-        return None
+        return self._too_large() if self.device.type == "cuda" else None
+
+    def _too_large(self) -> str | None:
+        """Returns why a tile of windows does not fit into a multiprocessor, or None if it does."""
+        properties = torch.cuda.get_device_properties(self.device)
+        shared = getattr(
+            properties, "shared_memory_per_block_optin", properties.shared_memory_per_block
+        )
+        mask = self.linears[0].in_features - self.columns[1]
+        return ops.too_large(self.widths, self.columns[0] + mask, self.bfloat16, shared)
 
     def __call__(self, x: Tensor, t: Tensor, c: Tensor | None, plan: Plan) -> Tensor:
         """Maps trajectories (B, L, D), a time () or times (B, 1) and context (context) to noise
@@ -207,7 +211,7 @@ class FusedMLP:
             if c is not None:
                 features = torch.cat((features, c.expand(len(features), -1)), dim=1)
             columns = first.weight[:, slice(*self.columns)]
-            bias = _padded(torch.addmm(first.bias, features, columns.T))
+            bias = self.packing.padded(torch.addmm(first.bias, features, columns.T))
 
         return (
             x,
@@ -221,4 +225,5 @@ class FusedMLP:
             self.activation,
             self.length_aware,
             self.bfloat16,
+            self.tf32,
         )

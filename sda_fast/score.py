@@ -344,7 +344,7 @@ class MCScoreNet(nn.Module):
         windows = len(self.plan(x.shape[1], x.device))
 
         # and enough for every thread to have its share
-        return max(ops.kept_rows(fused.widths), 64 * torch.get_num_threads()) // windows
+        return max(ops.kept_rows(fused.widths, x.device), 64 * torch.get_num_threads()) // windows
 
     def _context(self, mask: Tensor, x: Tensor, c: Tensor | None) -> Tensor | None:
         """Appends the mask of the windows to the context."""

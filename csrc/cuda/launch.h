@@ -21,6 +21,7 @@
 namespace sda_fast::cuda {
 
 constexpr int64_t kMostBlocks = 1 << 20;
+constexpr int64_t kChunkBytes = 1 << 26;  // that windows' results take before they are composed
 
 // The device of a tensor made the current one for a scope, and the stream that torch has current
 // on it. Nothing here waits for the device: an operator may be captured in a graph.
@@ -53,6 +54,18 @@ struct Launch {
     if (error == cudaSuccess) return;
     (void)cudaGetLastError();  // or the next launch would be told of it again
     check(false, name, ": the CUDA launch failed: ", cudaGetErrorString(error), ".");
+  }
+
+  // The device's multiprocessors, and the bytes of shared memory that a block may ask for.
+  int64_t processors() const { return attribute(cudaDevAttrMultiProcessorCount); }
+  size_t most_shared() const { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+
+  static int attribute(cudaDeviceAttr which) {
+    int device = 0, value = 0;
+    const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                       cudaDeviceGetAttribute(&value, which, device) == cudaSuccess;
+    check(known, "CUDA gives no attribute ", static_cast<int>(which), " of the device.");
+    return value;
   }
 
   torch::stable::accelerator::DeviceGuard guard;

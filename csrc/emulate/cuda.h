@@ -14,6 +14,7 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 
 // Blocks run one after the other, each on one thread of the system: what is local to that thread
@@ -62,6 +63,10 @@ inline double __longlong_as_double(long long a) { return std::bit_cast<double>(a
 inline int __popc(unsigned int a) { return std::popcount(a); }
 inline int __clz(int a) { return std::countl_zero(static_cast<unsigned int>(a)); }
 inline int __ffs(int a) { return __builtin_ffs(a); }
+
+// Arithmetic
+
+inline float __fdividef(float a, float b) { return a / b; }
 
 // Memory
 
@@ -169,6 +174,3 @@ T __shfl_xor_sync(unsigned int mask, T value, int bits, int width = warpSize, SD
 }
 
 #undef SDA_FAST_WHERE
-
-// Matrix instructions are to come behind one wrapper of ours (kernels/), with a scalar twin that is
-// compiled here.

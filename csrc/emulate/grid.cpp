@@ -25,7 +25,6 @@ namespace sda_fast::emulate {
 namespace {
 
 constexpr unsigned int kMostThreads = 1024;
-constexpr size_t kMostShared = 227 * 1024;  // what a kernel may ask for from compute capability 9.0
 constexpr size_t kStack = 64 * 1024;
 
 struct Failure {

@@ -13,6 +13,8 @@ struct dim3;
 
 namespace sda_fast::emulate {
 
+constexpr size_t kMostShared = 227 * 1024;  // what a kernel may ask for from compute capability 9.0
+
 // Runs `thread` once for each thread of a grid. Throws a std::runtime_error that names the kernel,
 // the block and the thread where one misuses the block, the warp or the memory.
 void run(const char* kernel, dim3 grid, dim3 block, size_t shared,

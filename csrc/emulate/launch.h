@@ -17,6 +17,7 @@
 namespace sda_fast::cuda {
 
 constexpr int64_t kMostBlocks = 5;  // so that kernels stride over small arrays too
+constexpr int64_t kChunkBytes = 1 << 16;
 
 struct Launch {
   explicit Launch(const Tensor&) {}
@@ -26,6 +27,9 @@ struct Launch {
                   size_t shared, const Arguments&... arguments) const {
     emulate::run(name, blocks, threads, shared, [&] { kernel(arguments...); });
   }
+
+  int64_t processors() const { return kMostBlocks; }
+  size_t most_shared() const { return emulate::kMostShared; }
 };
 
 }  // namespace sda_fast::cuda

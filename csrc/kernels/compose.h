@@ -119,15 +119,15 @@ inline void compose(const Compose<T>& c, int64_t begin, int64_t end) {
 
 #else
 
-// Element e, or quad e, of the result.
+// Element e, or quad e, of the result, added to what earlier windows give.
 template <typename T>
-__device__ __forceinline__ Accumulate<T> composed(const Compose<T>& c, int64_t e) {
+__device__ __forceinline__ Accumulate<T> composed(const Compose<T>& c, int64_t e,
+                                                  Accumulate<T> sum = {}) {
   const int64_t item = e / c.row;
   const int64_t place = e - item * c.row;
   const int64_t b = item / c.length;
   const int64_t i = item - b * c.length;
 
-  Accumulate<T> sum = {};
   for (int64_t n = first_window(c.start, c.count, i - c.window + 1); n < c.count; ++n) {
     const int64_t j = i - c.start[n];
     if (j < 0) break;
@@ -148,6 +148,16 @@ __global__ void __launch_bounds__(kThreads) compose_kernel(Compose<T> c) {
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
   for (int64_t e = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; e < total; e += stride) {
     c.out[e] = narrow<T>(composed(c, e));
+  }
+}
+
+// Of windows that come after those which the result is made of so far: out is added to.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) compose_more_kernel(Compose<T> c) {
+  const int64_t total = c.batch * c.length * c.row;
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t e = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; e < total; e += stride) {
+    c.out[e] = narrow<T>(composed(c, e, widen(c.out[e])));
   }
 }
 

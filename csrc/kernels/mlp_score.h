@@ -18,7 +18,11 @@
 // (its bias, which depends on time and context, is given); of a linear map W, b; of a block W1, b1,
 // W2, b2. The transposed weights likewise, without biases.
 
+#ifdef SDA_FAST_GPU
+#include "config.h"  // and mlp_tile.h has the rest
+#else
 #include "vector.h"
+#endif
 
 namespace sda_fast {
 
@@ -47,6 +51,8 @@ struct MlpScore {
 };
 
 }  // namespace sda_fast
+
+#ifndef SDA_FAST_GPU
 
 namespace sda_fast::SDA_FAST_VARIANT {
 
@@ -421,3 +427,5 @@ inline void mlp_run(const MlpScore& m, bool vjp, float* scratch, int64_t begin, 
 }
 
 }  // namespace sda_fast::SDA_FAST_VARIANT
+
+#endif

@@ -39,13 +39,14 @@ __all__ = [
     "sparse_map",
     "subsample",
     "subsample_adjoint",
+    "too_large",
     "transpose",
     "unserved",
 ]
 
 from ._dispatch import backend, is_native, unserved
 from .guided import guide, guide_, guide_langevin_, guide_predictor_
-from .networks import kept_rows, mlp_score, mlp_score_linearised
+from .networks import kept_rows, mlp_score, mlp_score_linearised, too_large
 from .noise import langevin, langevin_, philox_normal_
 from .observations import (
     block_mean,

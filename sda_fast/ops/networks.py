@@ -1,6 +1,14 @@
 """Score networks, whole: windows gathered, evaluated and composed in one operator."""
 
-__all__ = ["KEPT_BYTES", "kept_numbers", "kept_rows", "mlp_score", "mlp_score_linearised"]
+__all__ = [
+    "KEPT_BYTES",
+    "KEPT_BYTES_CUDA",
+    "kept_numbers",
+    "kept_rows",
+    "mlp_score",
+    "mlp_score_linearised",
+    "too_large",
+]
 
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +18,18 @@ from torch import Tensor
 
 from ._dispatch import call, fake_like, native, register
 
+CPU = torch.device("cpu")
+
 # How much of a network's activations is kept for its gradient. What of the windows does not fit is
 # computed once more.
 KEPT_BYTES = 1 << 24
+KEPT_BYTES_CUDA = 1 << 28
 
 
-def kept_rows(widths: list[int]) -> int:
+def kept_rows(widths: list[int], device: torch.device = CPU) -> int:
     """Returns of how many windows :func:`mlp_score` keeps the activations for its gradient."""
-    return KEPT_BYTES // (4 * kept_numbers(widths))
+    most = KEPT_BYTES_CUDA if device.type == "cuda" else KEPT_BYTES
+    return most // (4 * kept_numbers(widths, device))
 
 
 def mlp_score(
@@ -32,6 +44,7 @@ def mlp_score(
     activation: int,
     length_aware: bool,
     bfloat16: bool,
+    tf32: bool = False,
 ) -> Tensor:
     r"""Evaluates a residual MLP on the windows of trajectories and composes what it returns.
 
@@ -40,7 +53,7 @@ def mlp_score(
     are constants. :class:`sda_fast.fused.FusedMLP` packs the weights.
 
     Arguments:
-        x: The trajectories, with shape :math:`(B, L, D)`, float32 on the CPU.
+        x: The trajectories, with shape :math:`(B, L, D)`, float32.
         start: The first state of each window, int64 with shape :math:`(N)`, ascending.
         mask: Which rows of the windows are states, int8 with shape :math:`(N, w)`.
         weight: The weights -1, 0 or +1 of the windows' rows in the composition, like `mask`.
@@ -54,6 +67,7 @@ def mlp_score(
         length_aware: Whether the mask is an input of the network.
         bfloat16: Whether the factors of the network's products are rounded to bfloat16; the
             weights are then packed so. Their sums and all else are float32.
+        tf32: Whether they are rounded to TF32, on CUDA.
 
     Returns:
         The composed estimate, with shape :math:`(B, L, D)`.
@@ -62,7 +76,7 @@ def mlp_score(
         RuntimeError: If a shape or dtype does not fit.
     """
     tensors = (x, start, mask, weight, bias, weights, transposed)
-    options = (widths, activation, length_aware, bfloat16)
+    options = (widths, activation, length_aware, bfloat16, tf32)
     rows = _rows(x, start, widths) if torch.is_grad_enabled() and x.requires_grad else 0
     return call(native.mlp_score, *tensors, *options, rows)[0]
 
@@ -79,11 +93,12 @@ def mlp_score_linearised(
     activation: int,
     length_aware: bool,
     bfloat16: bool,
+    tf32: bool = False,
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Evaluates :func:`mlp_score`, and returns its vector-Jacobian product at x as well, a function
     from cotangents (B, L, D) to the same shape, without autograd."""
     tensors = (x, start, mask, weight, bias, weights, transposed)
-    options = (widths, activation, length_aware, bfloat16)
+    options = (widths, activation, length_aware, bfloat16, tf32)
     rows = _rows(x, start, widths)
     with torch.no_grad():
         eps, kept = call(native.mlp_score, *tensors, *options, rows)
@@ -100,30 +115,58 @@ def mlp_score_linearised(
 def _rows(x: Tensor, start: Tensor, widths: list[int]) -> int:
     """Returns of how many windows the activations are kept for a gradient."""
     # up to a tile more than there are windows, since tiles are kept as a whole
-    return min(x.shape[0] * start.shape[0] + 32, kept_rows(widths))
+    return min(x.shape[0] * start.shape[0] + 32, kept_rows(widths, x.device))
 
 
-def kept_numbers(widths: list[int]) -> int:
-    """Returns how many numbers the way back needs of a window, as in csrc/kernels/mlp_score.h."""
-    return sum(2 * -(-width // 8) * 8 + 1 for width in widths)
+def kept_numbers(widths: list[int], device: torch.device = CPU) -> int:
+    """Returns how many numbers the way back needs of a window, as in csrc/kernels/mlp_score.h and
+    mlp_tile.h."""
+    if device.type == "cuda":
+        return sum(_padded(n, 32) for n in (*widths, *widths, len(widths)))
+    return sum(2 * _padded(width, 8) + 1 for width in widths)
+
+
+def _padded(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def too_large(widths: list[int], inputs: int, bfloat16: bool, shared: int) -> str | None:
+    """Returns why :func:`mlp_score` cannot serve a network on CUDA, or None if it can.
+
+    Arguments:
+        widths: The widths of the residual blocks.
+        inputs: The number of inputs that are states or mask.
+        bfloat16: Whether the factors of products are bfloat16.
+        shared: The bytes of shared memory that a thread block may ask for.
+    """
+    if len(widths) > 512:
+        return f"on CUDA the fused network has at most 512 residual blocks, not {len(widths)}"
+    widest = _padded(max(widths), 32)
+    if widest > 2176:
+        return f"on CUDA the fused network is at most 2176 features wide, not {max(widths)}"
+
+    # the smallest tile, of 8 windows, as in csrc/kernels/mlp_tile.h
+    factors = _padded(max(widest, _padded(inputs, 32)) * (2 if bfloat16 else 4), 128)
+    tile = 8 * (4 * (widest + 4) + factors + 24 + 9 * 8)
+    if tile > shared:
+        return f"a tile of 8 windows takes {tile} bytes of shared memory, and the GPU has {shared}"
+    return None
 
 
 def _fake_mlp_score(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
-    *_, widths, _, _, _, kept_rows = inputs
-    return x.new_empty(x.shape), x.new_empty(kept_rows, kept_numbers(widths))
+    *_, widths, _, _, _, _, kept_rows = inputs
+    return x.new_empty(x.shape), x.new_empty(kept_rows, kept_numbers(widths, x.device))
 
 
 def _setup_mlp_score(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.widths, ctx.activation, ctx.length_aware, ctx.bfloat16, _ = inputs
+    tensors, ctx.options = inputs[:7], inputs[7:-1]
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*tensors, output[1])
 
 
 def _backward_mlp_score(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    grad_x = native.mlp_score_vjp(
-        grad, *ctx.saved_tensors, ctx.widths, ctx.activation, ctx.length_aware, ctx.bfloat16
-    )
-    return grad_x, *(None,) * 11
+    grad_x = native.mlp_score_vjp(grad, *ctx.saved_tensors, *ctx.options)
+    return grad_x, *(None,) * 12
 
 
 def _backward_mlp_score_vjp(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -212,7 +212,7 @@ def _network_parts(
         fused = network.fused(state)
     name = type(network.kernel).__name__
     if not isinstance(fused, str):
-        products = "bfloat16" if fused.bfloat16 else "float32"
+        products = "bfloat16" if fused.bfloat16 else "TF32" if fused.tf32 else "float32"
         parts.append(("network", "native", f"{name}, fused, products in {products}"))
         return parts, window_batch
 
