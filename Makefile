@@ -4,7 +4,8 @@ VENV ?= .venv
 bin := $(VENV)/bin
 sources := $(shell find backend csrc sda_fast -type f -not -name '*.pyc' -not -path '*/.*')
 operator_tests := python_tests/test_ops.py python_tests/test_ops_layout.py \
-    python_tests/test_ops_steps.py python_tests/test_ops_observations.py
+    python_tests/test_ops_steps.py python_tests/test_ops_observations.py \
+    python_tests/test_ops_fields.py
 packages := import sysconfig; print(sysconfig.get_path('purelib'))
 install = $(bin)/python -m pip install --quiet -c constraints.txt
 

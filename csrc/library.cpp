@@ -16,6 +16,8 @@
 #include "kernels/philox.h"
 
 STABLE_TORCH_LIBRARY(sda_fast, m) {
+  m.def("activation_pad(Tensor x, int? activation, int[] padding) -> Tensor");
+  m.def("activation_pad_vjp(Tensor cotangent, Tensor x, int? activation, int[] padding) -> Tensor");
   m.def("gather(Tensor x, Tensor start, Tensor weight) -> Tensor");
   m.def("compose(Tensor windows, Tensor start, Tensor weight, SymInt length) -> Tensor");
   m.def(
@@ -48,6 +50,12 @@ STABLE_TORCH_LIBRARY(sda_fast, m) {
       "mlp_score_vjp(Tensor cotangent, Tensor x, Tensor start, Tensor mask, Tensor weight, "
       "Tensor bias, Tensor weights, Tensor transposed, Tensor kept, int[] widths, int activation, "
       "bool length_aware, bool bfloat16, bool tf32) -> Tensor");
+  m.def(
+      "norm_pad(Tensor x, Tensor? shift, int[] padding, int[] upsample, float eps) -> "
+      "(Tensor, Tensor)");
+  m.def(
+      "norm_pad_vjp(Tensor cotangent, Tensor normed, Tensor scale, Tensor? residual, "
+      "int[] padding, int[] upsample) -> Tensor");
   m.def(
       "philox_normal_(Tensor(a!) out, int seed, int step, int correction, int first_sample) -> ()");
   m.def("subsample(Tensor x, int[] start, int[] step, int[] size) -> Tensor");

@@ -33,7 +33,8 @@ NAMES = (
     *("compose", "compose_denoise", "denoise", "gather", "guide", "guide_", "guide_langevin_"),
     *("guide_predictor_", "langevin", "langevin_", "multistep", "multistep_", "philox_normal_"),
     *("predictor", "predictor_", "subsample", "subsample_adjoint", "sparse_map", "block_mean"),
-    *("block_mean_adjoint", "residual"),
+    *("block_mean_adjoint", "residual", "norm_pad", "norm_pad_vjp", "activation_pad"),
+    "activation_pad_vjp",
 )
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 STREAM = {"seed": -12345, "step": 7, "correction": 3, "first_sample": 2**20}
@@ -112,6 +113,14 @@ def written(args: tuple[object, ...], placed: list[object]) -> Tensor:
     return args[0]
 
 
+def joined(result: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Stacks the results of an operator, or of those that are not alike takes the first."""
+    if not isinstance(result, tuple):
+        return result
+    alike = all(r.shape == result[0].shape for r in result)
+    return torch.stack(result) if alike else result[0]
+
+
 class Emulated:
     """The operators in the emulator. Their arrays end where nothing may be touched."""
 
@@ -133,7 +142,7 @@ class Emulated:
         result = getattr(self.operators, name)(*placed)
         if result is None:
             return written(args, placed)
-        return torch.stack(result) if isinstance(result, tuple) else result.clone()
+        return joined(result).clone()
 
 
 class Device:
@@ -158,7 +167,7 @@ class Device:
         torch.cuda.synchronize()
         if result is None:
             return written(args, placed)
-        return torch.stack(result).cpu() if isinstance(result, tuple) else result.cpu()
+        return joined(result).cpu()
 
 
 GPU = [pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else []
@@ -305,6 +314,68 @@ def test_dense_layouts(call: Emulated | Device, dtype: torch.dtype) -> None:
     assert result.stride() == x.stride()
     assert torch.equal(call("predictor", x, eps.contiguous(), 0.9, -0.3), result)
     assert torch.equal(call("predictor_", x.clone(), eps, 0.9, -0.3), result)
+
+
+# Fields between convolutions
+
+FIELDS = [
+    ((2, 32, 5, 4), (1, 1), (1, 1)),
+    ((1, 7, 3, 5), (3, 2), (1, 1)),
+    ((3, 65, 2, 2), (0, 1), (2, 3)),
+    ((1, 2, 1, 9), (1, 4), (1, 2)),
+]
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@each_dtype
+@pytest.mark.parametrize(("shape", "padding", "up"), FIELDS, ids=str)
+def test_norm_pad(
+    call: Emulated | Device,
+    shape: tuple[int, ...],
+    padding: tuple[int, int],
+    up: tuple[int, int],
+    dtype: torch.dtype,
+) -> None:
+    wide = torch.promote_types(dtype, torch.float32)
+    x, residual = torch.randn(2, *shape, dtype=dtype)
+    for rows in (0, 1, shape[0]):
+        shift = torch.randn(rows, shape[1], dtype=wide) if rows else None
+        wider = None if shift is None else shift.double()
+        expected, scale = reference.norm_pad(x.double(), wider, [*padding], [*up], 1e-5)
+        for y in (x, channels_last(x), scattered(x)):
+            result = call("norm_pad", y, shift, [*padding], [*up], 1e-5)
+            close(result, expected, dtype, 4.0)
+            assert result.is_contiguous(memory_format=torch.channels_last)
+
+    around = [p if p <= n else 0 for p, n in zip(padding, shape[2:], strict=True)]
+    g = torch.randn(*shape[:2], up[0] * shape[2], up[1] * shape[3], dtype=dtype)
+    for added in (None, residual):
+        args = (g, x, scale.to(wide), added)
+        wider = [None if a is None else a.double() for a in args]
+        expected = reference.norm_pad_vjp(*wider, around, [*up])
+        size = 4 * float(expected.abs().max())
+        for y in (g, scattered(g)):
+            result = call("norm_pad_vjp", y, *args[1:], around, [*up])
+            close(result, expected, dtype, size)
+
+
+@each_dtype
+@pytest.mark.parametrize("activation", [None, 0, 1, 2, 3, 4])
+def test_activation_pad(
+    call: Emulated | Device, activation: int | None, dtype: torch.dtype
+) -> None:
+    for shape, (p, q), _ in FIELDS:
+        padding = [min(p, shape[2]), min(q, shape[3])]
+        x, g = 3 * torch.randn(2, *shape, dtype=torch.float64).to(dtype)
+        expected = reference.activation_pad(x.double(), activation, padding)
+        product = reference.activation_pad_vjp(g.double(), x.double(), activation, padding)
+        for a, b in ((x, g), (channels_last(x), scattered(g))):
+            close(call("activation_pad", a, activation, padding), expected, dtype, 10.0)
+            result = call("activation_pad_vjp", b, a, activation, padding)
+            close(result, product, dtype, 10.0)
 
 
 # A sampling step

@@ -13,6 +13,8 @@ Windows and compositions are described by two integer tensors, the rows of a
 """
 
 __all__ = [
+    "activation_pad",
+    "activation_pad_vjp",
     "block_mean",
     "block_mean_adjoint",
     "compose",
@@ -27,6 +29,8 @@ __all__ = [
     "langevin_",
     "multistep",
     "multistep_",
+    "norm_pad",
+    "norm_pad_vjp",
     "philox",
     "philox_normal_",
     "predictor",
@@ -42,6 +46,7 @@ import math
 from types import EllipsisType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MASK32 = 0xFFFFFFFF
@@ -480,3 +485,85 @@ def residual(
     error = torch.where(observed, y, 0.0) - torch.where(observed, wide, 0.0)
     variance = std**2 + gamma * ratio**2
     return torch.where(observed, error / variance, 0.0).to(prediction.dtype)
+
+
+# The activations of networks, by the native operators' numbers.
+ACTIVATIONS = (F.relu, F.elu, F.selu, F.silu, F.gelu)
+
+
+def _circular(x: Tensor, padding: list[int]) -> Tensor:
+    """Pads fields circularly, by p rows and q columns on either side."""
+    p, q = padding
+    return F.pad(x, (q, q, p, p), mode="circular")
+
+
+def norm_pad(
+    x: Tensor, shift: Tensor | None, padding: list[int], upsample: list[int], eps: float
+) -> tuple[Tensor, Tensor]:
+    r"""Standardises modulated fields over their channels, :math:`(a - E[a]) / \sqrt{V[a] +
+    \epsilon}` with :math:`a = x + \text{shift}`, and pads them circularly.
+
+    Arguments:
+        x: The fields, with shape :math:`(B, C, H, W)`.
+        shift: The shift of each channel, with shape (1 or B, C).
+        padding: How many rows and columns to pad with on either side.
+        upsample: How many times each row and column is repeated before.
+        eps: The numerical stability term.
+
+    Returns:
+        The padded fields, and :math:`1 / \sqrt{V[a] + \epsilon}` with shape :math:`(B, H, W)`.
+    """
+    a = widen(x) if shift is None else widen(x) + shift[:, :, None, None]
+    variance, mean = torch.var_mean(a, dim=1, unbiased=True, keepdim=True)
+    scale = 1 / torch.sqrt(variance + eps)
+    normed = (a - mean) * scale
+    for dim, times in enumerate(upsample, start=2):
+        normed = normed.repeat_interleave(times, dim)
+    return _circular(normed, padding).to(x.dtype), scale.squeeze(1)
+
+
+def norm_pad_vjp(
+    cotangent: Tensor,
+    normed: Tensor,
+    scale: Tensor,
+    residual: Tensor | None,
+    padding: list[int],
+    upsample: list[int],
+) -> Tensor:
+    """Returns the vector-Jacobian product of `norm_pad` before its padding, plus a residual, all
+    of it padded circularly.
+
+    Arguments:
+        cotangent: The cotangent, with shape :math:`(B, C, u H, v W)`.
+        normed: The standardised fields, with shape :math:`(B, C, H, W)`.
+        scale: What `norm_pad` returned beside them, with shape :math:`(B, H, W)`.
+        residual: What is added, with shape :math:`(B, C, H, W)`.
+        padding: How many rows and columns to pad with on either side.
+        upsample: How many times each row and column was repeated.
+    """
+    (u, v), channels = upsample, normed.shape[1]
+    g, n = widen(cotangent), widen(normed)
+    g = g.unflatten(3, (-1, v)).unflatten(2, (-1, u)).sum((3, 5))
+    along = (g * n).sum(1, keepdim=True) / (channels - 1)
+    product = scale.unsqueeze(1) * (g - g.mean(1, keepdim=True) - along * n)
+    if residual is not None:
+        product = product + widen(residual)
+    return _circular(product, padding).to(normed.dtype)
+
+
+def activation_pad(x: Tensor, activation: int | None, padding: list[int]) -> Tensor:
+    """Applies an activation to fields (B, C, H, W), by its number, and pads them circularly."""
+    y = x if activation is None else ACTIVATIONS[activation](widen(x))
+    return _circular(y, padding).to(x.dtype)
+
+
+def activation_pad_vjp(
+    cotangent: Tensor, x: Tensor, activation: int | None, padding: list[int]
+) -> Tensor:
+    """Returns the vector-Jacobian product of `activation_pad` before its padding, itself padded
+    circularly."""
+    g = widen(cotangent)
+    if activation is not None:
+        vjp = torch.func.vjp(ACTIVATIONS[activation], widen(x))[1]
+        (g,) = vjp(g)
+    return _circular(g, padding).to(x.dtype)

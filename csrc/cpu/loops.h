@@ -3,12 +3,14 @@
 // The loops of the operators, as tables of functions: loops.cpp and tiles.cpp are compiled once per
 // instruction set and define one table each time; isa.cpp chooses among them at run time.
 
+#include "../kernels/activation_pad.h"
 #include "../kernels/block_mean.h"
 #include "../kernels/compose.h"
 #include "../kernels/gather.h"
 #include "../kernels/langevin.h"
 #include "../kernels/linear.h"
 #include "../kernels/mlp_score.h"
+#include "../kernels/norm_pad.h"
 #include "../kernels/philox_normal.h"
 #include "../kernels/residual.h"
 #include "../kernels/sparse_map.h"
@@ -41,12 +43,24 @@ struct LoopTable {
   Loops<Float16> float16;
 };
 
+// On fields: an item is a row.
+template <typename T>
+struct FieldLoops {
+  void (*norm_pad)(const NormPad<T>&, int64_t begin, int64_t end);
+  void (*norm_pad_vjp)(const NormPadVjp<T>&, int64_t begin, int64_t end);
+  void (*activation_pad)(const ActivationPad<T>&, int64_t begin, int64_t end);
+};
+
 // Of tiles.cpp, which is compiled with contraction: products and sums become fused multiply-adds.
 struct TileTable {
   bool bfloat16;  // whether there are products in bfloat16
   int64_t (*mlp_tiles)(const MlpScore&);
   int64_t (*mlp_scratch)(const MlpScore&, bool vjp);
   void (*mlp_run)(const MlpScore&, bool vjp, float* scratch, int64_t begin, int64_t end);
+  FieldLoops<float> float32;
+  FieldLoops<double> float64;
+  FieldLoops<BFloat16> bfloat16_fields;
+  FieldLoops<Float16> float16;
 };
 
 namespace baseline {
@@ -88,6 +102,25 @@ inline const Loops<BFloat16>& loops_of<BFloat16>() {
 template <>
 inline const Loops<Float16>& loops_of<Float16>() {
   return loops().float16;
+}
+
+template <typename T>
+const FieldLoops<T>& fields_of();
+template <>
+inline const FieldLoops<float>& fields_of<float>() {
+  return tiles().float32;
+}
+template <>
+inline const FieldLoops<double>& fields_of<double>() {
+  return tiles().float64;
+}
+template <>
+inline const FieldLoops<BFloat16>& fields_of<BFloat16>() {
+  return tiles().bfloat16_fields;
+}
+template <>
+inline const FieldLoops<Float16>& fields_of<Float16>() {
+  return tiles().float16;
 }
 
 }  // namespace sda_fast

@@ -5,7 +5,14 @@
 
 namespace sda_fast::SDA_FAST_VARIANT {
 
+template <typename T>
+constexpr FieldLoops<T> fields() {
+  return {norm_pad<T>, norm_pad_vjp<T>, activation_pad<T>};
+}
+
 extern const TileTable tile_table;  // as in loops.cpp
-constinit const TileTable tile_table = {kBfloat16, mlp_tiles, mlp_scratch, mlp_run};
+constinit const TileTable tile_table = {
+    kBfloat16,       mlp_tiles,        mlp_scratch,        mlp_run,
+    fields<float>(), fields<double>(), fields<BFloat16>(), fields<Float16>()};
 
 }  // namespace sda_fast::SDA_FAST_VARIANT

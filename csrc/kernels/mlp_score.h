@@ -18,15 +18,12 @@
 // (its bias, which depends on time and context, is given); of a linear map W, b; of a block W1, b1,
 // W2, b2. The transposed weights likewise, without biases.
 
-#ifdef SDA_FAST_GPU
-#include "config.h"  // and mlp_tile.h has the rest
-#else
+#include "activation.h"
+#ifndef SDA_FAST_GPU
 #include "vector.h"
 #endif
 
 namespace sda_fast {
-
-enum class Activation : int64_t { kReLU, kELU, kSELU, kSiLU, kGELU };
 
 struct MlpScore {
   const float* x;           // (batch, length, features)

@@ -13,12 +13,15 @@ References:
 """
 
 __all__ = [
+    "activation_pad",
+    "activation_pad_vjp",
     "backend",
     "block_mean",
     "block_mean_adjoint",
     "compose",
     "compose_denoise",
     "denoise",
+    "fold",
     "gather",
     "guide",
     "guide_",
@@ -32,6 +35,8 @@ __all__ = [
     "mlp_score_linearised",
     "multistep",
     "multistep_",
+    "norm_pad",
+    "norm_pad_vjp",
     "philox_normal_",
     "predictor",
     "predictor_",
@@ -45,6 +50,7 @@ __all__ = [
 ]
 
 from ._dispatch import backend, is_native, unserved
+from .fields import activation_pad, activation_pad_vjp, fold, norm_pad, norm_pad_vjp
 from .guided import guide, guide_, guide_langevin_, guide_predictor_
 from .networks import kept_rows, mlp_score, mlp_score_linearised, too_large
 from .noise import langevin, langevin_, philox_normal_

@@ -1,0 +1,184 @@
+#pragma once
+
+// Fields that a convolution reads: channels last in memory, with circular padding around them. A
+// source of (height, width) points is first repeated `up` times along each of its axes, then
+// padded,
+//
+//   out[b, pad + up i + r, ...] = source[b, i, ...],  0 <= r < up,
+//
+// and what lies beyond an end of the out's inner part is what lies within its other end.
+
+#include "number.h"
+
+namespace sda_fast {
+
+// How far apart neighbours lie.
+struct FieldStrides {
+  int64_t batch, channel, row, column;
+};
+
+// out is (batch, rows() + 2 pad_rows, columns() + 2 pad_columns, channels), contiguous; a pad is at
+// most as wide as what it surrounds.
+struct Padded {
+  int64_t batch, channels, height, width;
+  int64_t pad_rows, pad_columns, up_rows, up_columns;
+};
+
+}  // namespace sda_fast
+
+namespace sda_fast::SDA_FAST_VARIANT {
+
+SDA_FAST_FN int64_t padded_rows(const Padded& p) { return p.up_rows * p.height + 2 * p.pad_rows; }
+SDA_FAST_FN int64_t padded_columns(const Padded& p) {
+  return p.up_columns * p.width + 2 * p.pad_columns;
+}
+
+// Calls f with each of the places where line i of n lines comes to lie.
+template <typename F>
+SDA_FAST_FN void for_images(int64_t i, int64_t n, int64_t pad, const F& f) {
+  f(pad + i);
+  if (i < pad) f(pad + i + n);
+  if (i >= n - pad) f(pad + i - n);
+}
+
+#ifndef SDA_FAST_GPU
+
+// Writes all that row h of field b comes to be. f(to, step) writes its points, a step apart.
+template <typename T, typename F>
+inline void padded_row(const Padded& p, T* out, int64_t b, int64_t h, const F& f) {
+  const int64_t rows = p.up_rows * p.height, columns = p.up_columns * p.width;
+  const int64_t point = p.channels, line = padded_columns(p) * point, step = p.up_columns * point;
+  T* field = out + b * padded_rows(p) * line;
+  T* first = field + (p.pad_rows + h * p.up_rows) * line;
+  T* inner = first + p.pad_columns * point;
+
+  f(inner, step);
+  for (int64_t i = 0; i < p.width; ++i) {
+    for (int64_t r = 1; r < p.up_columns; ++r) {
+      __builtin_memcpy(inner + i * step + r * point, inner + i * step, point * sizeof(T));
+    }
+  }
+  const int64_t pad = p.pad_columns * point;
+  __builtin_memcpy(first, first + columns * point, pad * sizeof(T));
+  __builtin_memcpy(inner + columns * point, inner, pad * sizeof(T));
+
+  for (int64_t r = 0; r < p.up_rows; ++r) {
+    for_images(h * p.up_rows + r, rows, p.pad_rows, [&](int64_t row) {
+      T* to = field + row * line;
+      if (to != first) __builtin_memcpy(to, first, line * sizeof(T));
+    });
+  }
+}
+
+// Vectors as wide as the widest registers, whatever those of the instruction set are: the order of
+// a sum does not depend on it.
+template <typename A>
+struct Lanes {
+  static constexpr int64_t kCount = 64 / sizeof(A);
+  typedef A Vector __attribute__((vector_size(64), may_alias));
+  typedef A Quarter __attribute__((vector_size(16)));
+
+  static SDA_FAST_FN A sum(const Vector& v) {
+    Quarter q[4];
+    __builtin_memcpy(q, &v, sizeof(q));
+    const Quarter s = (q[0] + q[1]) + (q[2] + q[3]);
+    if constexpr (sizeof(A) == 4) {
+      return (s[0] + s[2]) + (s[1] + s[3]);
+    } else {
+      return s[0] + s[1];
+    }
+  }
+};
+
+constexpr int64_t kMostChannels = 2048;
+
+// The channels of a point, widened, in whole vectors: what is beyond the last channel is zero.
+template <typename A>
+struct Point {
+  using Vector = typename Lanes<A>::Vector;
+
+  SDA_FAST_FN explicit Point(int64_t channels)
+      : channels(channels), vectors((channels + Lanes<A>::kCount - 1) / Lanes<A>::kCount) {}
+
+  template <typename T>
+  SDA_FAST_FN void load(const T* x, int64_t stride) {
+    A* values = reinterpret_cast<A*>(data);
+    int64_t c = 0;
+    if (stride != 1) {
+      for (; c < channels; ++c) values[c] = widen(x[c * stride]);
+    } else if constexpr (sizeof(T) == sizeof(A)) {
+      for (; c + Lanes<A>::kCount <= channels; c += Lanes<A>::kCount) {
+        __builtin_memcpy(values + c, x + c, sizeof(Vector));
+      }
+      for (; c < channels; ++c) values[c] = x[c];
+    } else {
+      widen(x, values, channels);
+      c = channels;
+    }
+    for (; c < vectors * Lanes<A>::kCount; ++c) values[c] = A(0);
+  }
+
+  template <typename T>
+  SDA_FAST_FN void store(T* out) const {
+    const A* values = reinterpret_cast<const A*>(data);
+    if constexpr (sizeof(T) == sizeof(A)) {
+      int64_t c = 0;
+      for (; c + Lanes<A>::kCount <= channels; c += Lanes<A>::kCount) {
+        __builtin_memcpy(out + c, values + c, sizeof(Vector));
+      }
+      for (; c < channels; ++c) out[c] = values[c];
+    } else {
+      narrow(values, out, channels);
+    }
+  }
+
+  // Of what lies beyond the last channel.
+  SDA_FAST_FN void fill(A beyond) {
+    A* values = reinterpret_cast<A*>(data);
+    for (int64_t c = channels; c < vectors * Lanes<A>::kCount; ++c) values[c] = beyond;
+  }
+
+  SDA_FAST_FN A sum() const {
+    Vector s = {};
+    for (int64_t i = 0; i < vectors; ++i) s += data[i];
+    return Lanes<A>::sum(s);
+  }
+
+  int64_t channels, vectors;
+  Vector data[kMostChannels / Lanes<A>::kCount];
+};
+
+#else
+
+// Calls f(b, h, w) for the points of this warp, the warps striding over all. There are fewer than
+// 2^31 of them: 64-bit division is a function on a GPU, and spills registers where it is called.
+template <typename F>
+__device__ __forceinline__ void for_points(const Padded& p, const F& f) {
+  const uint32_t warps = blockDim.x / 32, width = static_cast<uint32_t>(p.width);
+  const auto size = static_cast<uint32_t>(p.height) * width;
+  const uint32_t total = static_cast<uint32_t>(p.batch) * size;
+  for (uint32_t i = blockIdx.x * warps + threadIdx.x / 32; i < total; i += gridDim.x * warps) {
+    const uint32_t b = i / size, h = (i - b * size) / width;
+    f(int64_t{b}, int64_t{h}, int64_t{i - b * size - h * width});
+  }
+}
+
+// Writes a channel of a point to all places where it comes to lie.
+template <typename T>
+__device__ __forceinline__ void put(const Padded& p, T* out, int64_t b, int64_t h, int64_t w,
+                                    int64_t c, T value) {
+  const int64_t rows = p.up_rows * p.height, columns = p.up_columns * p.width;
+  for (int64_t r = h * p.up_rows; r < (h + 1) * p.up_rows; ++r) {
+    for_images(r, rows, p.pad_rows, [&](int64_t row) {
+      T* line = out + (b * padded_rows(p) + row) * padded_columns(p) * p.channels + c;
+      for (int64_t s = w * p.up_columns; s < (w + 1) * p.up_columns; ++s) {
+        for_images(s, columns, p.pad_columns,
+                   [&](int64_t column) { line[column * p.channels] = value; });
+      }
+    });
+  }
+}
+
+#endif
+
+}  // namespace sda_fast::SDA_FAST_VARIANT
