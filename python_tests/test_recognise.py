@@ -1,6 +1,7 @@
 """Stand-ins for the objects of existing code: what is recognised, and what is not trusted."""
 
 import copy
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -181,3 +182,121 @@ def test_other_structures_have_no_twin(network: Windows, change: str):
     else:
         other = lambda x, t, c: x  # noqa: E731
     assert twin(other) is None
+
+
+class FieldNorm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, unbiased=True, dim=-3, keepdim=True)
+        return (x - mean) / (variance + 1e-5).sqrt()
+
+
+class FieldBlock(nn.Module):
+    def __init__(self, channels: int, convolution: Any):
+        super().__init__()
+        self.project = nn.Sequential(nn.Linear(8, channels), nn.Unflatten(-1, (channels, 1, 1)))
+        self.residue = nn.Sequential(
+            FieldNorm(), convolution(channels, channels), nn.SiLU(), convolution(channels, channels)
+        )
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + self.residue(x + self.project(y))
+
+
+class FieldNetwork(nn.Module):
+    def __init__(self, inputs: int, outputs: int, channels: list[int], mode: str):
+        super().__init__()
+
+        def convolution(a: int, b: int, stride: int = 1) -> nn.Module:
+            return nn.Conv2d(a, b, 3, stride, 1, padding_mode=mode)
+
+        def level(n: int) -> nn.Module:
+            return nn.ModuleList(FieldBlock(n, convolution) for _ in range(2))
+
+        def up(a: int, b: int) -> nn.Module:
+            return nn.Sequential(FieldNorm(), nn.Upsample(scale_factor=2), convolution(a, b))
+
+        pairs = list(pairwise(channels))
+        self.heads = nn.ModuleList([convolution(inputs, channels[0])])
+        self.heads.extend(nn.Sequential(convolution(a, b, 2)) for a, b in pairs)
+        self.tails = nn.ModuleList(up(b, a) for a, b in reversed(pairs))
+        self.tails.append(convolution(channels[0], outputs))
+        self.descent = nn.ModuleList(map(level, channels))
+        self.ascent = nn.ModuleList(map(level, reversed(channels)))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        skips = []
+        for head, blocks in zip(self.heads, self.descent, strict=True):
+            x = head(x)
+            for block in blocks:
+                x = block(x, y)
+            skips.append(x)
+        skips.pop()
+        for tail, blocks in zip(self.tails, self.ascent, strict=True):
+            for block in blocks:
+                x = block(x, y)
+            x = tail(x) + skips.pop() if skips else tail(x)
+        return x
+
+
+class FieldKernel(nn.Module):
+    """A network of windows of three states of two channels, told a forcing or not."""
+
+    def __init__(self, forced: bool, mode: str = "circular"):
+        super().__init__()
+        self.embedding = Embedding(8)
+        self.network = FieldNetwork(6 + forced, 6, [8, 16], mode)
+        if forced:
+            self.register_buffer("forcing", torch.randn(1, 8, 8))
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        y = x.reshape(-1, *x.shape[-3:])
+        if hasattr(self, "forcing"):
+            y = torch.cat((y, self.forcing.expand(len(y), -1, -1, -1)), dim=1)
+        return self.network(y, self.embedding(t.reshape(-1))).reshape(x.shape)
+
+
+class FieldWindows(nn.Module):
+    order = 1
+
+    def __init__(self, forced: bool, mode: str = "circular"):
+        super().__init__()
+        self.kernel = FieldKernel(forced, mode)
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        y = x.unfold(1, 3, 1).movedim(-1, 2).flatten(2, 3)
+        y = self.kernel(y, t).unflatten(2, (3, 2))
+        return torch.cat((y[:, 0, :1], y[:, :, 1], y[:, -1, -1:]), dim=1)
+
+
+@pytest.mark.parametrize("mode", ["circular", "zeros"])
+@pytest.mark.parametrize("forced", [False, True])
+def test_network_of_fields(forced: bool, mode: str):
+    torch.manual_seed(0)
+    network = FieldWindows(forced, mode).requires_grad_(False)
+    ours = twin(network)
+    x, t = torch.randn(2, 6, 2, 8, 8), torch.tensor(0.5)
+
+    assert isinstance(ours, MCScoreNet)
+    assert all(p is q for p, q in zip(ours.parameters(), network.parameters(), strict=True))
+    torch.testing.assert_close(ours(x, t), network(x, t), rtol=1e-4, atol=1e-5)
+    assert agrees(network, ours, x)
+
+    sde = process(network)
+    sde.shape = (6, 2, 8, 8)
+    assert "its U-Net fused" in str(explain(sde))
+    torch.testing.assert_close(
+        samples(sde, "native"), samples(sde, "reference"), rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("change", ["activation", "layers", "blocks"])
+def test_other_networks_of_fields_have_no_twin(change: str):
+    network = FieldWindows(forced=False)
+    block = network.kernel.network.ascent[0][0]
+    if change == "activation":
+        network.kernel.network.descent[0][0].residue[2] = nn.ReLU()
+    elif change == "layers":
+        block.residue.append(nn.Conv2d(16, 16, 1))
+    else:
+        network.kernel.network.ascent[0].append(FieldBlock(16, nn.Identity))
+    assert twin(network) is None

@@ -44,7 +44,7 @@ def hooked(module: nn.Module) -> bool:
     return any(getattr(module, hooks) for hooks in HOOKS)
 
 
-def _expect(module: Any, kind: type[nn.Module], name: str) -> Any:
+def expect(module: Any, kind: type[nn.Module], name: str) -> Any:
     """Checks that a module is exactly of a type, and that nothing is hooked to it."""
     if type(module) is not kind:
         raise UnfusableError(f"its {name} is of type {type(module).__name__}, not {kind.__name__}")
@@ -55,7 +55,7 @@ def _expect(module: Any, kind: type[nn.Module], name: str) -> Any:
 
 def _linear(module: Any) -> nn.Linear:
     """Checks a linear layer."""
-    linear: nn.Linear = _expect(module, nn.Linear, "layer")
+    linear: nn.Linear = expect(module, nn.Linear, "layer")
     if linear.bias is None:
         raise UnfusableError("a layer has no bias")
     if linear.weight.dtype != torch.float32:
@@ -63,7 +63,7 @@ def _linear(module: Any) -> nn.Linear:
     return linear
 
 
-def _activation(module: nn.Module) -> int:
+def activation_number(module: nn.Module) -> int:
     """Returns the operator's number of an activation."""
     for number, (kind, arguments) in enumerate(ACTIVATIONS):
         if type(module) is kind and all(getattr(module, k) == v for k, v in arguments.items()):
@@ -125,10 +125,10 @@ class FusedMLP:
 
     def __init__(self, network: Any, packed: Packed, packing: Packing | None = None):
         kernel = network.kernel
-        self.embedding: TimeEmbedding = _expect(kernel.embedding, TimeEmbedding, "embedding")
+        self.embedding: TimeEmbedding = expect(kernel.embedding, TimeEmbedding, "embedding")
         self.length_aware: bool = network.length_aware
 
-        layers = list(_expect(kernel.network, ResMLP, "network"))
+        layers = list(expect(kernel.network, ResMLP, "network"))
         if not layers or type(layers[0]) is not nn.Linear:
             raise UnfusableError("its first layer is not linear")
 
@@ -140,11 +140,11 @@ class FusedMLP:
             if type(layer) is nn.Linear:
                 self.linears.append(_linear(layer))
                 continue
-            norm, before, activation, after = _expect(layer, ResidualBlock, "layer")
-            norm = _expect(norm, LayerNorm, "norm")
+            norm, before, activation, after = expect(layer, ResidualBlock, "layer")
+            norm = expect(norm, LayerNorm, "norm")
             if (norm.dim, norm.eps) != (-1, 1e-5):
                 raise UnfusableError(f"its norm is over dimension {norm.dim} with eps {norm.eps}")
-            activations.add(_activation(activation))
+            activations.add(activation_number(activation))
             self.linears += [_linear(before), _linear(after)]
             self.widths.append(before.in_features)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .guidance import GaussianScore, Guidance
+from .kernels import ForcedScoreUNet
 from .nn import ACTIVATIONS
 from .score import MCScoreNet, sampling
 
@@ -52,7 +53,19 @@ def _guidance(score: Any) -> GaussianScore | None:
 
 
 def _network(score: Any) -> MCScoreNet:
-    """Makes the twin of a composed residual MLP: `order`, `kernel.embedding`, `kernel.network`."""
+    """Makes the twin of a composed network: `order`, `kernel.embedding`, `kernel.network`."""
+    build = _unet if hasattr(score.kernel.network, "heads") else _mlp
+    with torch.device("meta"):
+        network = build(score)
+
+    # the parameters themselves, not copies of them
+    network.load_state_dict(score.state_dict(keep_vars=True), assign=True)
+
+    return network.train(score.training)
+
+
+def _mlp(score: Any) -> MCScoreNet:
+    """Builds the structure of a residual MLP."""
     layers = list(score.kernel.network)
     blocks = [layer for layer in layers if not isinstance(layer, nn.Linear)]
     widths = [block[1].in_features for block in blocks]
@@ -63,20 +76,45 @@ def _network(score: Any) -> MCScoreNet:
     if activation not in ACTIVATIONS.values():
         raise TypeError
 
-    with torch.device("meta"):
-        network = MCScoreNet(
-            widths[-1] // window,
-            context=layers[0].in_features - widths[-1] - embedding,
-            order=score.order,
-            embedding=embedding,
-            hidden_features=widths[:-1],
-            activation=activation,
-        )
+    return MCScoreNet(
+        widths[-1] // window,
+        context=layers[0].in_features - widths[-1] - embedding,
+        order=score.order,
+        embedding=embedding,
+        hidden_features=widths[:-1],
+        activation=activation,
+    )
 
-    # the parameters themselves, not copies of them
-    network.load_state_dict(score.state_dict(keep_vars=True), assign=True)
 
-    return network.train(score.training)
+def _unet(score: Any) -> MCScoreNet:
+    """Builds the structure of a U-Net, with a channel for the forcing if it keeps one."""
+    kernel = score.kernel
+    heads, (*_, last) = list(kernel.network.heads), kernel.network.tails
+    first, downs = heads[0], [head[0] for head in heads[1:]]
+    blocks = [block for level in kernel.network.descent for block in level]
+    (activation,) = {type(block.residue[2]) for block in blocks}
+    if activation not in ACTIVATIONS.values():
+        raise TypeError
+
+    window = 2 * score.order + 1
+    forced = hasattr(kernel, "forcing")
+    context = first.in_channels - last.out_channels - forced
+    structure = {
+        "embedding": kernel.embedding[-1].out_features,
+        "hidden_channels": [first.out_channels, *(down.out_channels for down in downs)],
+        "hidden_blocks": [len(level) for level in kernel.network.descent],
+        "kernel_size": first.kernel_size,
+        "stride": downs[0].stride if downs else 2,
+        "activation": activation,
+        "spatial": first.weight.ndim - 2,
+        "padding_mode": first.padding_mode,
+    }
+    network = MCScoreNet(last.out_channels // window, context, score.order, **structure)
+    if forced:
+        forcing = torch.empty(kernel.forcing.shape)
+        network.kernel = ForcedScoreUNet(last.out_channels, context, forcing=forcing, **structure)
+
+    return network
 
 
 def agrees(

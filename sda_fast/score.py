@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from . import ops
 from ._compile import constant
 from .composition import Centre, Composition, Junction, Plan
 from .fused import FusedMLP, Packed, UnfusableError
+from .fused_unet import FusedUNet
 from .nn import ResMLP, TimeEmbedding, UNet, broadcast
 
 # Below this many rows a matrix product may sum in another order. What a network that is not fused
@@ -28,8 +29,10 @@ class _Evaluation:
     """How composed networks are evaluated for now."""
 
     window_batch: int | None = None
-    fused: dict[nn.Module, FusedMLP] = field(default_factory=dict)
+    fused: dict[nn.Module, FusedMLP | FusedUNet] = field(default_factory=dict)
 
+
+Fused = TypeVar("Fused", FusedMLP, FusedUNet)
 
 _evaluation: ContextVar[_Evaluation | None] = ContextVar("evaluation", default=None)
 
@@ -93,6 +96,27 @@ def _plan_tensors(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return plan.start, plan.mask, plan.weight
 
 
+def _remembered(owner: nn.Module, network: nn.Module, make: Callable[[], Fused]) -> Fused | str:
+    """Returns what evaluates a network natively, within :func:`sampling` what was made first, or
+    why nothing can."""
+    evaluation = _evaluation.get()
+    fused = evaluation.fused.get(owner) if evaluation is not None else None
+    if fused is not None:
+        return cast(Fused, fused)
+
+    learns = evaluation is None and torch.is_grad_enabled()
+    if learns and any(p.requires_grad for p in network.parameters()):
+        return "its parameters require gradients"
+    try:
+        fused = make()
+    except UnfusableError as reason:
+        return str(reason)
+    if evaluation is not None:
+        evaluation.fused[owner] = fused
+
+    return fused
+
+
 class ScoreNet(nn.Module):
     r"""A noise estimator for vectors, :math:`\epsilon_\phi(x, t, c)`, by a residual MLP.
 
@@ -136,7 +160,28 @@ class ScoreUNet(nn.Module):
         y = x if c is None else torch.cat(broadcast(x, c, ignore=dims), dim=-dims)
         y = y.reshape(-1, *y.shape[-dims:])
 
+        fused = self.fused(y, t)
+        if isinstance(fused, FusedUNet):
+            with torch.no_grad():
+                features = self.embedding(t.reshape(-1))
+            return fused(y, features).reshape(x.shape)
+
         return self.network(y, self.embedding(t.reshape(-1))).reshape(x.shape)
+
+    def fused(self, y: Tensor, t: Tensor | None = None) -> FusedUNet | str:
+        """Returns what evaluates the U-Net natively, or why the module is called instead.
+
+        Arguments:
+            y: Fields with their context, with shape (B, channels + context, *).
+            t: The times, with shape () or (B).
+        """
+        if torch.compiler.is_compiling() or y.is_meta or not ops.is_native(y):
+            return "the native operators are not used"
+
+        fused = _remembered(self, self.network, lambda: FusedUNet(self.network))
+        if isinstance(fused, FusedUNet):
+            return fused.unserved(y, t) or fused
+        return fused
 
 
 class MCScoreWrapper(nn.Module):
@@ -316,24 +361,13 @@ class MCScoreNet(nn.Module):
         """Returns what evaluates the network natively, or why its kernel is called instead."""
         if not ops.is_native(x):
             return "the native operators are not used"
+        if type(self.kernel) is not ScoreNet:
+            return f"its kernel is a {type(self.kernel).__name__}"
 
-        evaluation = _evaluation.get()
-        fused = evaluation.fused.get(self) if evaluation is not None else None
-
-        if fused is None:
-            if type(self.kernel) is not ScoreNet:
-                return f"its kernel is a {type(self.kernel).__name__}"
-            learns = evaluation is None and torch.is_grad_enabled()
-            if learns and any(p.requires_grad for p in self.kernel.parameters()):
-                return "its parameters require gradients"
-            try:
-                fused = FusedMLP(self, self._packed)
-            except UnfusableError as reason:
-                return str(reason)
-            if evaluation is not None:
-                evaluation.fused[self] = fused
-
-        return fused.unserved(x, t, c) or fused
+        fused = _remembered(self, self.kernel, lambda: FusedMLP(self, self._packed))
+        if isinstance(fused, FusedMLP):
+            return fused.unserved(x, t, c) or fused
+        return fused
 
     def samples_at_once(self, x: Tensor) -> int:
         """Returns how many samples the network evaluates best at once where a gradient follows:

@@ -5,7 +5,6 @@ __all__ = ["activation_pad", "activation_pad_vjp", "fold", "norm_pad", "norm_pad
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import reference

@@ -14,7 +14,7 @@ from torch import Size, Tensor
 from .. import ops, recognise
 from ..guidance import Guidance
 from ..schedule import adams_bashforth, coefficients
-from ..score import MCScoreNet, sampling
+from ..score import MCScoreNet, ScoreUNet, sampling
 from .memory import windows_that_fit
 
 Number = TypeVar("Number", int, float)
@@ -203,7 +203,8 @@ def _network_parts(
         network = network.sde.eps
 
     if not isinstance(network, MCScoreNet):
-        parts.append(("network", "torch", f"{type(network).__name__}, called as it is"))
+        by, how = _unet_part(network, state)
+        parts.append(("network", by, f"{type(network).__name__}, {how or 'called as it is'}"))
         return parts, window_batch
 
     windows = len(network.plan(state.shape[1]))
@@ -221,8 +222,24 @@ def _network_parts(
         if fit is not None and fit < windows * samples:
             window_batch = fit
     many = "all" if window_batch is None else f"at most {window_batch}"
-    parts.append(("network", "torch", f"{name}, {many} windows at once: {fused}"))
+    by, how = _unet_part(network.kernel, state)
+    parts.append(("network", by, f"{name}, {many} windows at once: {how or fused}"))
     return parts, window_batch
+
+
+def _unet_part(network: Any, state: Tensor) -> tuple[str, str | None]:
+    """Says what serves the U-Net of a network, and how; nothing of how if there is none."""
+    modules: Iterable[Any] = network.modules() if isinstance(network, torch.nn.Module) else ()
+    unet = next((module for module in modules if isinstance(module, ScoreUNet)), None)
+    if unet is None:
+        return "torch", None
+
+    with torch.no_grad(), sampling():
+        space = state.shape[state.ndim - unet.network.spatial :]
+        fused = unet.fused(state.new_empty(0, unet.network.in_channels, *space))
+    if isinstance(fused, str):
+        return "torch", fused
+    return "native", f"its U-Net fused, in {'bfloat16' if fused.bfloat16 else 'float32'}"
 
 
 def is_integer(value: Any, least: int, most: float = math.inf) -> bool:

@@ -66,7 +66,7 @@ def sample(
             of the steps before (exponential Adams-Bashforth).
         window_batch: The number of windows, over all samples, that a composed network evaluates
             in one call. By default all at once, or as many as half of the free memory holds. Less
-            saves memory; the samples are the same, bit for bit where the network is fused
+            saves memory; the samples are the same, bit for bit where a fused MLP serves
             (:func:`explain`) and to rounding elsewhere.
         dtype: The type of the state. By default that of the network's parameters.
         backend: "native", "reference" (pure PyTorch) or "auto", which falls back where a native
