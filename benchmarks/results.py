@@ -85,9 +85,10 @@ def stamp(form: str, machine: dict[str, Any], before: float) -> Result:
 
 
 def convert(content: dict[str, Any]) -> Result:
-    """Makes a result of pytest-benchmark's JSON."""
+    """Makes a result of pytest-benchmark's JSON, of the cases that name their suite."""
     ours = content["machine_info"]["sda_fast"]
-    return {**ours, "cases": [_case(b) for b in content["benchmarks"]]}
+    named = [b for b in content["benchmarks"] if "suite" in b["extra_info"]]
+    return {**ours, "cases": [_case(b) for b in named]}
 
 
 def _case(benchmark: dict[str, Any]) -> dict[str, Any]:

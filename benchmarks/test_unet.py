@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from sda_fast import ScoreUNet, ops
 from sda_fast.score import sampling
 
+pytestmark = pytest.mark.slow  # the compiler's own time
+
 WINDOWS = 4
 
 # the channels at each depth, the blocks there, the cells along an axis, the channels of context
