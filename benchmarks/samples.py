@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sda_fast import VPSDE, GaussianScore, sample
+from sda_fast import VPSDE, GaussianScore, ops, sample
 from sda_fast.observation import Subsample
 
 from .published import Composed, Guided, posterior
@@ -112,7 +112,7 @@ def sampling_work(
 
     def literal(sde: Any) -> Draw:
         def draw(steps: int, corrections: int) -> Tensor:
-            with torch.device(device):
+            with torch.device(device), ops.backend("reference"):  # or a U-Net would be fused
                 return posterior(sde, (batch,), steps, corrections, TAU)
 
         return draw
@@ -148,7 +148,7 @@ def sampling_work(
 
     expected = first("eager")
     x, t = torch.randn(batch, *problem.event, device=device), torch.tensor(0.5, device=device)
-    with torch.no_grad():
+    with torch.no_grad(), ops.backend("reference"):
         flops = count_flops(lambda: eager.eps(x, t)) * steps * (1 + corrections)
     return Work(
         {code: lambda draw=draw: draw(steps, corrections) for code, draw in draws.items()},
