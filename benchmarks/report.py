@@ -147,6 +147,11 @@ def source(path: Path, result: Result) -> str:
     )
 
 
+def _wrapped(line: str) -> str:
+    """Breaks a line of prose between its words, of which links may be long ones."""
+    return fill(line, 100, break_long_words=False, break_on_hyphens=False)
+
+
 def page(timings: Path, lengths: Path | None = None, gpu: Path | None = None) -> str:
     """Makes the page of files of timings, of what a length costs and of a run on a GPU, and draws
     its figures."""
@@ -198,10 +203,7 @@ def page(timings: Path, lengths: Path | None = None, gpu: Path | None = None) ->
         "`benchmarks/gpu_suite.sh OUT`.",
         "",
     ]
-    return "\n".join(
-        line if line.startswith(("|", "!")) else fill(line, 100, break_on_hyphens=False)
-        for line in lines
-    )
+    return "\n".join(line if line.startswith(("|", "!")) else _wrapped(line) for line in lines)
 
 
 def length_section(path: Path) -> list[str]:
