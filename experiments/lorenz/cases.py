@@ -43,6 +43,17 @@ PRIORS: dict[str, tuple[str, str | Composition]] = {
 }
 FILTER, SMOOTHER = "particle filter", "ensemble Kalman"
 
+# scores of :func:`measure` that tables of posteriors have, and their titles
+METRICS = {
+    "w1": "W1",
+    "energy": "energy",
+    "log_prior": "log prior",
+    "rmse": "RMSE",
+    "spread_skill": "spread/RMSE",
+    "coverage": "coverage",
+    "lost": "lost",
+}
+
 chain = NoisyLorenz63(dt=0.025)
 
 

@@ -35,7 +35,7 @@ from sda_fast.likelihood import Gaussian, Huber, Likelihood, StudentT
 from .. import study
 from ..study import Record, number, percent
 from . import cases
-from .cases import FILTER, Case, first
+from .cases import FILTER, METRICS, Case, first
 
 EVERY, SCALE, DF, SLIP = 4, 0.1, 2, 0.5
 OURS = "ours"
@@ -105,16 +105,6 @@ NOISES: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[..., Likelihoo
             "Gaussian, 0.1": partial(Gaussian, std=SCALE),
         },
     ),
-}
-
-METRICS = {
-    "w1": "W1",
-    "energy": "energy",
-    "log_prior": "log prior",
-    "rmse": "RMSE",
-    "spread_skill": "spread/RMSE",
-    "coverage": "coverage",
-    "lost": "lost",
 }
 
 

@@ -31,7 +31,7 @@ from sda_fast.evaluation import ensemble_kalman_smoother
 from .. import study
 from ..study import Record, number, percent
 from . import cases
-from .cases import FILTER, JUNCTION, SMOOTHER, Case, Instrument
+from .cases import FILTER, JUNCTION, METRICS, SMOOTHER, Case, Instrument
 
 
 def all_three(x: Tensor) -> Tensor:
@@ -74,16 +74,6 @@ INSTRUMENTS = {
     "arctan 2a, every 4th, 0.1": Instrument(4, 0.1, saturated),
     "|(a, b, c)|, every 4th, 0.1": Instrument(4, 0.1, radius),
     "a c, every 4th, 0.1": Instrument(4, 0.1, product),
-}
-
-METRICS = {
-    "w1": "W1",
-    "energy": "energy",
-    "log_prior": "log prior",
-    "rmse": "RMSE",
-    "spread_skill": "spread/RMSE",
-    "coverage": "coverage",
-    "lost": "lost",
 }
 
 
