@@ -7,29 +7,31 @@ operator_tests := python_tests/test_ops.py python_tests/test_ops_layout.py \
     python_tests/test_ops_steps.py python_tests/test_ops_observations.py \
     python_tests/test_ops_fields.py
 packages := import sysconfig; print(sysconfig.get_path('purelib'))
-install = $(bin)/python -m pip install --quiet -c constraints.txt
+pip = $(bin)/python -m pip install --quiet -c constraints.txt
+# With the environment's own tools: an isolated build's move, and all would be compiled again.
+install = $(pip) --no-build-isolation -e
 
 .PHONY: help demo kolmogorov test sanitize tsan lint format bench bench-full clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
-# torch first: the build then uses it, and asks for no other.
+# torch, which the build then uses, and what builds.
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(install) torch
+	$(pip) torch 'scikit-build-core>=0.11' 'pybind11>=3' 'cmake>=3.25' ninja
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml CMakeLists.txt $(sources)
-	$(install) -e '.[plot]'
+	$(install) '.[plot]'
 	@touch $@
 
 $(VENV)/.kolmogorov: $(VENV)/.torch pyproject.toml CMakeLists.txt $(sources)
-	$(install) -e '.[kolmogorov,plot]'
+	$(install) '.[kolmogorov,plot]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml CMakeLists.txt $(sources)
-	$(install) -e '.[dev]'
+	$(install) '.[dev]'
 	@touch $@
 
 demo: $(VENV)/.demo  ## Assimilate a chaotic trajectory; writes demo.png and demo.npz.
