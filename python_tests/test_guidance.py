@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import oracles
 import pytest
@@ -109,6 +110,30 @@ def test_dps_per_sample():
     result = DPSGaussianScore(y, A, sde, per_sample=True)(x, t, c)
     torch.testing.assert_close(result, alone, rtol=1e-9, atol=1e-9)
     assert not torch.allclose(shared(x, t, c), alone, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        partial(GaussianScore, std=0.1),
+        partial(
+            GaussianScore,
+            std=0.1,
+            gamma=Spectrum(torch.eye(L * D).reshape(L, D, -1), torch.ones(L * D)),
+        ),
+        partial(MMPSGaussianScore, std=0.1),
+        partial(MMPSGaussianScore, std=0.1, solver="cg"),
+        DPSGaussianScore,
+        partial(DPSGaussianScore, per_sample=True),
+    ],
+)
+def test_nothing_observed(guide: Callable[..., nn.Module]):
+    """The posterior is the prior, to the bit."""
+    sde, A, c, t = prior(), OPERATORS["subset"], torch.randn(1), torch.tensor(0.4)
+    x = torch.randn(2, L, D)
+    guidance = guide(torch.full((3, 1), torch.nan), A, sde=sde)
+
+    torch.testing.assert_close(guidance(x, t, c), sde.eps(x, t, c), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("guide", [GaussianScore, DPSGaussianScore])

@@ -198,7 +198,8 @@ class DPSGaussianScore(Guidance):
         else:
             norm = error.norm()
 
-        return transposed(2 * self.zeta * error / norm)
+        # nothing pulls where nothing is observed, or all of it is met
+        return transposed(2 * self.zeta * error / norm.clamp_min(torch.finfo(error.dtype).tiny))
 
 
 def _one_by_one(guidance: Any, x: Tensor) -> int:
