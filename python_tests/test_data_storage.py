@@ -18,7 +18,7 @@ import torch
 from sda_fast import Lorenz63, MarkovChain
 from sda_fast.cli import main
 from sda_fast.data import Recipe, Trajectories, generate, simulate_block
-from sda_fast.data.storage import ATTRIBUTES, PartFile
+from sda_fast.data.storage import ATTRIBUTES, SIMULATION, PartFile
 from sda_fast.systems import CATALOGUE
 
 h5py = pytest.importorskip("h5py")
@@ -54,7 +54,7 @@ def test_file(data: Path):
         assert array.dtype == np.float32
         assert array.chunks == (1, 5, 40)
         assert [dim.label for dim in array.dims] == ["trajectory", "time", "channel"]
-        assert set(file.attrs) == set(ATTRIBUTES)
+        assert set(file.attrs) == set(ATTRIBUTES) | set(SIMULATION)
         assert file.attrs["system"] == "lorenz96"
         parameters = {"n": 40, "F": 8.0, "dt": 0.05, "steps": 1}
         assert json.loads(file.attrs["parameters"]) == parameters
@@ -355,7 +355,7 @@ def test_another_system(data: Path):
         Trajectories(data, system="lorenz63")
 
 
-@pytest.mark.parametrize("name", list(ATTRIBUTES))
+@pytest.mark.parametrize("name", [*ATTRIBUTES, *SIMULATION])
 def test_missing_attribute(copy: Path, name: str):
     with h5py.File(copy, "r+") as file:
         del file.attrs[name]

@@ -1,4 +1,4 @@
-"""Training data: simulated trajectories, in memory or on disk, and the windows drawn from them."""
+"""Training data: trajectories, simulated or a user's own, in memory or on disk, and windows."""
 
 __all__ = [
     "Recipe",
@@ -6,12 +6,14 @@ __all__ = [
     "Windows",
     "draw_windows",
     "generate",
+    "save_trajectories",
     "simulate",
     "simulate_block",
 ]
 
 from .generation import generate
 from .recipe import Recipe, simulate_block
+from .saving import save_trajectories
 from .simulation import draw_windows, simulate
 from .trajectories import Trajectories
 from .windows import Windows

@@ -102,7 +102,10 @@ def generate(
         raise FileNotFoundError(f"no directory {str(out.parent)!r} to write {out.name} into")
 
     if out.exists():
-        if differences := Trajectories(out).recipe.differences(recipe):
+        there = Trajectories(out)
+        if there.recipe is None:
+            raise ValueError(f"{out} is a data set of {there.system!r}, which was not simulated")
+        if differences := there.recipe.differences(recipe):
             raise ValueError(f"{out} is of another command: {'; '.join(differences)}")
         report(f"{out} is complete already")
         return out

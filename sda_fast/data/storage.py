@@ -1,20 +1,34 @@
-r"""Data sets on disk: one HDF5 file with all trajectories, and how to simulate them again, in it.
+r"""Data sets on disk: one HDF5 file with all trajectories, and what they are of, in it.
 
 The dataset `trajectories` has the dimensions (trajectory, time, channel, ...), in float32 and
-physical units, chunked along time; the file's attributes are those of :data:`ATTRIBUTES`.
+physical units, chunked along time; the file's attributes are those of :data:`ATTRIBUTES` and, where
+it was simulated by this package and can be again, of :data:`SIMULATION`.
 
-While a file is written it bears the suffix ".part" and grows block by block. All of its structure
-is laid down before the first block, so that a block is nothing but numbers written in place,
-followed by its mark in the dataset `blocks`: a process that dies at any moment leaves a sound file,
-without at most the block that it was writing.
+While a simulation is written its file bears the suffix ".part" and grows block by block. All of
+its structure is laid down before the first block, so that a block is nothing but numbers written in
+place, followed by its mark in the dataset `blocks`: a process that dies at any moment leaves a
+sound file, without at most the block that it was writing.
 """
 
-__all__ = ["ATTRIBUTES", "FORMAT", "PartFile", "import_h5py", "opened", "read_header", "reason"]
+__all__ = [
+    "ATTRIBUTES",
+    "FORMAT",
+    "SIMULATION",
+    "PartFile",
+    "add_trajectories",
+    "check_room",
+    "import_h5py",
+    "moments",
+    "opened",
+    "read_header",
+    "reason",
+]
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -33,17 +47,22 @@ ATTRIBUTES = {
     "format": "the version of this format",
     "version": "the version of sda_fast that wrote it",
     "system": "the name of the system",
-    "parameters": "the system's parameters, as JSON",
-    "seed": "the seed of the simulation",
-    "burn_in": "the transitions before the first state",
-    "block": "the trajectories that were simulated together",
-    "coarsen": "the factor by which fields were coarsened",
     "dt": "the time between two states",
     "units": "the units of states and times",
     "mean": "the mean of each channel, by which a network's input is standardised",
     "std": "the standard deviation of each channel",
 }
 
+#: What it says besides, of a system of this package.
+SIMULATION = {
+    "parameters": "the system's parameters, as JSON",
+    "seed": "the seed of the simulation",
+    "burn_in": "the transitions before the first state",
+    "block": "the trajectories that were simulated together",
+    "coarsen": "the factor by which fields were coarsened",
+}
+
+DIMS = ("trajectory", "time")  # before those of a state
 CHUNK = 2**16  # bytes: what a short window of small states reads at once
 
 
@@ -97,12 +116,13 @@ def read_header(path: Path, file: Any) -> dict[str, Any]:
             raise ValueError(f"{path} has no dataset {name!r}")
 
     attributes: dict[str, Any] = {name: file.attrs[name] for name in ATTRIBUTES}
-    array = file["trajectories"]
+    array, system = file["trajectories"], attributes["system"]
     dims = tuple(dim.label for dim in array.dims)
 
-    if attributes["system"] not in CATALOGUE:
-        raise ValueError(f"{path} is of an unknown system, {attributes['system']!r}")
-    expected = ("trajectory", "time", *CATALOGUE[attributes["system"]].dims)
+    simulated = system in CATALOGUE
+    if not simulated and "parameters" in file.attrs:
+        raise ValueError(f"{path} is of an unknown system, {system!r}")
+    expected = (*DIMS, *(CATALOGUE[system].dims if simulated else ("channel", *dims[3:])))
     if dims != expected or min(array.shape) < 1:
         raise ValueError(
             f"trajectories of {path} must have dimensions {expected}, got {dims} of shape "
@@ -111,21 +131,11 @@ def read_header(path: Path, file: Any) -> dict[str, Any]:
     if array.dtype != np.float32:
         raise ValueError(f"trajectories of {path} must be float32, got {array.dtype}")
 
-    try:
-        parameters = json.loads(attributes["parameters"])
-    except ValueError as error:
-        raise ValueError(f"parameters of {path} are not JSON: {error}") from error
-
-    recipe = Recipe(
-        attributes["system"],
-        parameters,
-        trajectories=array.shape[0],
-        length=array.shape[1],
-        **{name: int(attributes[name]) for name in ("burn_in", "block", "coarsen", "seed")},
-    )
+    recipe = _read_recipe(path, file, system) if simulated else None
     blocks = file["blocks"][:]
-    if blocks.shape != (recipe.blocks,):
-        raise ValueError(f"blocks of {path} must have shape {(recipe.blocks,)}, got {blocks.shape}")
+    count = 1 if recipe is None else recipe.blocks
+    if blocks.shape != (count,):
+        raise ValueError(f"blocks of {path} must have shape {(count,)}, got {blocks.shape}")
 
     return {
         **attributes,
@@ -134,6 +144,46 @@ def read_header(path: Path, file: Any) -> dict[str, Any]:
         "shape": array.shape,
         "done": blocks > 0,
     }
+
+
+def _read_recipe(path: Path, file: Any, system: str) -> Recipe:
+    """Reads how a system of this package was simulated."""
+    for name in SIMULATION:
+        if name not in file.attrs:
+            raise ValueError(f"{path} has no attribute {name!r}")
+    try:
+        parameters = json.loads(file.attrs["parameters"])
+    except ValueError as error:
+        raise ValueError(f"parameters of {path} are not JSON: {error}") from error
+
+    trajectories, length = file["trajectories"].shape[:2]
+    options = {name: int(file.attrs[name]) for name in SIMULATION if name != "parameters"}
+    return Recipe(system, parameters, trajectories=trajectories, length=length, **options)
+
+
+def check_room(path: Path, shape: Sequence[int]) -> None:
+    """Checks that trajectories of a shape fit on the disk.
+
+    Raises:
+        OSError: They do not.
+    """
+    size = 4 * math.prod(shape)
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise OSError(f"{path} needs {size / 1e6:.0f} MB, but its disk has {free / 1e6:.0f} free")
+
+
+def add_trajectories(
+    file: Any, shape: Sequence[int], dims: Sequence[str], blocks: int, layout: Any = None
+) -> Any:
+    """Adds the datasets of trajectories (n, L, *state), and of their blocks, none of them done."""
+    states = CHUNK // (4 * math.prod(shape[2:]))
+    chunks = (1, min(max(states, 1), shape[1]), *shape[2:])
+    array = file.create_dataset("trajectories", shape, np.float32, chunks=chunks, dcpl=layout)
+    for dim, name in zip(array.dims, (*DIMS, *dims), strict=True):
+        dim.label = name
+    file.create_dataset("blocks", data=np.zeros(blocks, np.uint8))
+    return array
 
 
 class PartFile:
@@ -163,19 +213,12 @@ class PartFile:
     def _create(self) -> None:
         """Lays down the structure of the file."""
         h5py, recipe = import_h5py(), self.recipe
-        size = 4 * int(np.prod(recipe.shape))
-        free = shutil.disk_usage(self.path.parent).free
-        if free < size:
-            raise OSError(
-                f"{self.path} needs {size / 1e6:.0f} MB, but its disk has {free / 1e6:.0f} free"
-            )
+        check_room(self.path, recipe.shape)
 
         # all space is allotted now and nothing is written to it
         layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        states = CHUNK // (4 * int(np.prod(recipe.shape[2:])))
-        chunks = (1, min(max(states, 1), recipe.length), *recipe.shape[2:])
 
         from .. import __version__
 
@@ -196,12 +239,7 @@ class PartFile:
         new = self.part.with_name(f".{self.part.name}.{os.getpid()}.new")
         try:
             with h5py.File(new, "w") as file:
-                array = file.create_dataset(
-                    "trajectories", recipe.shape, np.float32, chunks=chunks, dcpl=layout
-                )
-                for dim, name in zip(array.dims, ("trajectory", "time", *entry.dims), strict=True):
-                    dim.label = name
-                file.create_dataset("blocks", data=np.zeros(recipe.blocks, np.uint8))
+                add_trajectories(file, recipe.shape, entry.dims, recipe.blocks, layout)
                 for name, value in attributes.items():
                     file.attrs[name] = value
             os.replace(new, self.part)
@@ -270,13 +308,20 @@ def _standardisation(recipe: Recipe, array: Any) -> tuple[np.ndarray, np.ndarray
         shift, scale = chain.postprocess(zero), chain.postprocess(zero + 1)
         return shift.numpy(), (scale - shift).numpy()
 
-    def average(function: Any) -> np.ndarray:
-        total = np.zeros(recipe.shape[2])
-        for i in range(recipe.blocks):
-            rows = recipe.rows(i)
-            block = np.moveaxis(array[rows.start : rows.stop].astype(np.float64), 2, -1)
-            total += function(block).reshape(-1, recipe.shape[2]).sum(axis=0)
-        return total * recipe.shape[2] / np.prod(recipe.shape)
+    return moments(array, map(recipe.rows, range(recipe.blocks)))
+
+
+def moments(array: Any, rows: Iterable[range]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean and the standard deviation of each channel of trajectories, read some rows
+    at a time, the deviation 1 of what is constant."""
+    parts = list(rows)
+
+    def average(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        total = np.zeros(array.shape[2])
+        for part in parts:
+            block = np.moveaxis(array[part.start : part.stop].astype(np.float64), 2, -1)
+            total += function(block).reshape(-1, array.shape[2]).sum(axis=0)
+        return total * array.shape[2] / math.prod(array.shape)
 
     mean = average(lambda x: x)
     std = np.sqrt(average(lambda x: (x - mean) ** 2))

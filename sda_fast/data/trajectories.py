@@ -34,15 +34,17 @@ class Trajectories:
         with opened(self.path, "r") as file:
             header = read_header(self.path, file)
 
-        self.recipe: Recipe = header["recipe"]
+        self.system: str = header["system"]
+        #: How they were simulated, or None of a system that is not of this package.
+        self.recipe: Recipe | None = header["recipe"]
         self.dims: tuple[str, ...] = header["dims"]
         #: The shape of the data set, (n, L, *state).
         self.shape: tuple[int, ...] = header["shape"]
         self.dt, self.units, self.version = header["dt"], header["units"], header["version"]
         done = header["done"]
 
-        if system is not None and self.recipe.system != system:
-            raise ValueError(f"{path} must be of {system!r}, but is of {self.recipe.system!r}")
+        if system is not None and self.system != system:
+            raise ValueError(f"{path} must be of {system!r}, but is of {self.system!r}")
         if not done.all():
             raise ValueError(f"{path} is not complete: {done.sum()} of {len(done)} blocks")
 

@@ -22,7 +22,8 @@ class Config:
     Arguments:
         system: The name of the system, by default that of the data, or lorenz63.
         data: The data set to learn from, an HDF5 file (see :class:`sda_fast.data.Trajectories`),
-            of which 8 tenths train and a tenth validates. By default the system is simulated.
+            of which 8 tenths train and a tenth validates. By default the system is simulated, which
+            it must be one of this package for.
         parameters: The parameters of the simulated system that are not as in the catalogue.
         coarsen: The factor by which simulated fields are coarsened.
         trajectories: The number of trajectories simulated, of which a tenth validates.
@@ -97,27 +98,29 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.system is None:
-            object.__setattr__(self, "system", _system_of(self.data) if self.data else "lorenz63")
-        if self.system not in CATALOGUE:
+            system = open_trajectories(self.data).system if self.data else "lorenz63"
+            object.__setattr__(self, "system", system)
+        entry = CATALOGUE.get(self.system)
+        if entry is None and not self.data:
             raise ValueError(f"system must be one of {', '.join(CATALOGUE)}, got {self.system!r}")
 
-        entry = CATALOGUE[self.system]
         defaults = {
-            "states": entry.length,
-            "embedding": 64 if self.fields else 32,
-            "batch_size": 32 if self.fields else 64,
-            "learning_rate": 2e-4 if self.fields else 1e-3,
-            "validation": 64 if self.fields else 4096,
-            "hidden_blocks": (3,) * len(self.hidden_channels),
+            "states": lambda: 0 if entry is None else entry.length,
+            "embedding": lambda: 64 if self.fields else 32,
+            "batch_size": lambda: 32 if self.fields else 64,
+            "learning_rate": lambda: 2e-4 if self.fields else 1e-3,
+            "validation": lambda: 64 if self.fields else 4096,
+            "hidden_blocks": lambda: (3,) * len(self.hidden_channels),
         }
         for name, default in defaults.items():
             if getattr(self, name) in (None, ()):
-                object.__setattr__(self, name, default)
+                object.__setattr__(self, name, default())
 
         self._check()
         if self.data and (self.parameters or self.coarsen > 1):
             raise ValueError("parameters and coarsen are of a simulated system, not of data")
-        entry.complete(self.parameters)
+        if entry is not None:
+            entry.complete(self.parameters)
 
     def _check(self) -> None:
         """Checks every number and choice by itself."""
@@ -166,7 +169,9 @@ class Config:
     @property
     def fields(self) -> bool:
         """Whether the states are fields, which a U-Net learns."""
-        return len(CATALOGUE[self.system].dims) > 1
+        if self.system in CATALOGUE:
+            return len(CATALOGUE[self.system].dims) > 1
+        return len(open_trajectories(self.data).shape) > 3
 
     @property
     def window(self) -> int:
@@ -195,7 +200,7 @@ class Config:
         }
         if self.prediction == "velocity":
             network["velocity"] = {"alpha": "cos", "eta": 1e-3}
-        if not self.fields:
+        if len(state) == 1:
             hidden: dict[str, Any] = {"hidden_features": [self.width] * self.depth}
             return network | hidden | {"activation": self.activation}
 
@@ -246,7 +251,8 @@ class Config:
         return cls(**given)
 
 
-def _system_of(data: str) -> str:
-    from ..data import Trajectories
+def open_trajectories(data: str) -> Any:
+    """Opens a data set."""
+    from ..data import Trajectories  # which needs h5py only here
 
-    return Trajectories(data).recipe.system
+    return Trajectories(data)

@@ -64,8 +64,8 @@ class Metrics:
 def draw_samples(
     prior: Path, path: Path, *, samples: int = 3, length: int | None = None, steps: int = 64
 ) -> None:
-    """Draws unconditional samples of a prior: of fields the vorticity, a row a trajectory; of
-    vectors their first coordinates.
+    """Draws unconditional samples of a prior: of a flow the vorticity, of other fields in two
+    dimensions the first channel, a row a trajectory; of all else the first coordinates.
 
     Arguments:
         prior: The prior's file.
@@ -91,16 +91,17 @@ def draw_samples(
     x = sde.sample((samples,), steps=steps, corrections=1, tau=0.5, seed=0)
     x = Standardisation.load(prior).postprocess(x)
 
-    if x.ndim > 3 and x.shape[2] == 2:
-        w = flow.vorticity(x)
-        scale = 3 * float(w.std())
+    if x.ndim == 5:
+        w = flow.vorticity(x) if record["system"] == "kolmogorov" else x[:, :, 0]
+        middle, scale = float(w.mean()), 3 * float(w.std())
         shown = range(0, length, max(1, math.ceil(length / 9)))
         figure = Figure(figsize=(1.4 * len(shown), 1.5 * samples), layout="constrained")
         axes = figure.subplots(samples, len(shown), squeeze=False)
         for row, sample in zip(axes, w, strict=True):
             for axis, i in zip(row, shown, strict=True):
                 picture = sample[i].T.numpy()  # x to the right, y upwards
-                axis.imshow(picture, origin="lower", cmap="RdBu_r", vmin=-scale, vmax=scale)
+                limits = {"vmin": middle - scale, "vmax": middle + scale}
+                axis.imshow(picture, origin="lower", cmap="RdBu_r", **limits)
                 axis.set_axis_off()
     else:
         x = x.flatten(2)

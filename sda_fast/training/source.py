@@ -114,12 +114,12 @@ class Stored:
         self.state = self.data.shape[2:]
         self.mean, self.std = self.data.mean, self.data.std
         recipe = self.data.recipe
-        self.identity = {
-            "parameters": recipe.parameters,
-            "trajectories": list(self.data.shape),
-            "coarsen": recipe.coarsen,
-            "seed": recipe.seed,
-        }
+        self.identity = {"trajectories": list(self.data.shape)}
+        if recipe is not None:
+            names = ("parameters", "coarsen", "seed")
+            self.identity |= {name: getattr(recipe, name) for name in names}
+        else:
+            self.identity |= {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
     def batches(self, iteration: int, share: slice, generator: Generator) -> Iterator[Batch]:
         """Yields the batches from an iteration on. Window i of the run is that of index i."""
