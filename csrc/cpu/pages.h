@@ -2,6 +2,7 @@
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <cstdint>
 #include <vector>
@@ -31,10 +32,10 @@ inline torch::stable::Tensor allocate_strided(const torch::stable::Tensor& besid
                                               torch::headeronly::IntHeaderOnlyArrayRef strides) {
   int32_t dtype;
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(beside.get(), &dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()),
-                                                         sizes.data(), strides.data(), dtype,
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(beside.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                  strides.data(), dtype,
+                                                  aoti_torch_device_type_cpu(), 0, &handle));
   return in_huge_pages(torch::stable::Tensor(handle));
 }
 
