@@ -204,9 +204,12 @@ def test_system_of_nobody():
         Config(system="tide")
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     """From the file to the prior and its picture, and to its configuration again."""
     pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
     data = save_trajectories(tmp_path / "own.h5", states("fields"), **OWN)
     out = tmp_path / "prior.safetensors"
     words = ["train", str(data), "--out", str(out), "--order", "1", "--iterations", "2"]
