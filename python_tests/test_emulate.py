@@ -323,11 +323,22 @@ FIELDS = [
     ((1, 7, 3, 5), (3, 2), (1, 1)),
     ((3, 65, 2, 2), (0, 1), (2, 3)),
     ((1, 2, 1, 9), (1, 4), (1, 2)),
+    ((2, 24, 3, 3), (1, 1), (1, 1)),
+    ((1, 264, 2, 1), (1, 0), (1, 1)),
 ]
 
 
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+def orders(call: Emulated | Device, x: Tensor) -> list[Tensor]:
+    """Fields in several orders of memory: channels last, aligned to 16 bytes and not, first, and
+    scattered. Of a result the bits are the same."""
+    last = x.permute(0, 2, 3, 1).contiguous()
+    guarded = [call.place(last, aligned=aligned).permute(0, 3, 1, 2) for aligned in (True, False)]
+    return [*guarded, x, scattered(x)]
+
+
+def same(results: list[Tensor]) -> Tensor:
+    assert all(torch.equal(result, results[0]) for result in results)
+    return results[0]
 
 
 @each_dtype
@@ -345,10 +356,10 @@ def test_norm_pad(
         shift = torch.randn(rows, shape[1], dtype=wide) if rows else None
         wider = None if shift is None else shift.double()
         expected, scale = reference.norm_pad(x.double(), wider, [*padding], [*up], 1e-5)
-        for y in (x, channels_last(x), scattered(x)):
-            result = call("norm_pad", y, shift, [*padding], [*up], 1e-5)
-            close(result, expected, dtype, 4.0)
-            assert result.is_contiguous(memory_format=torch.channels_last)
+        results = [call("norm_pad", y, shift, [*padding], [*up], 1e-5) for y in orders(call, x)]
+        result = same(results)
+        close(result, expected, dtype, 4.0)
+        assert result.is_contiguous(memory_format=torch.channels_last)
 
     around = [p if p <= n else 0 for p, n in zip(padding, shape[2:], strict=True)]
     g = torch.randn(*shape[:2], up[0] * shape[2], up[1] * shape[3], dtype=dtype)
@@ -357,9 +368,13 @@ def test_norm_pad(
         wider = [None if a is None else a.double() for a in args]
         expected = reference.norm_pad_vjp(*wider, around, [*up])
         size = 4 * float(expected.abs().max())
-        for y in (g, scattered(g)):
-            result = call("norm_pad_vjp", y, *args[1:], around, [*up])
-            close(result, expected, dtype, size)
+        tensors = zip(*(orders(call, a) for a in (g, x)), strict=True)
+        close(
+            same([call("norm_pad_vjp", *y, *args[2:], around, [*up]) for y in tensors]),
+            expected,
+            dtype,
+            size,
+        )
 
 
 @each_dtype
@@ -372,10 +387,12 @@ def test_activation_pad(
         x, g = 3 * torch.randn(2, *shape, dtype=torch.float64).to(dtype)
         expected = reference.activation_pad(x.double(), activation, padding)
         product = reference.activation_pad_vjp(g.double(), x.double(), activation, padding)
-        for a, b in ((x, g), (channels_last(x), scattered(g))):
-            close(call("activation_pad", a, activation, padding), expected, dtype, 10.0)
-            result = call("activation_pad_vjp", b, a, activation, padding)
-            close(result, product, dtype, 10.0)
+        results, products = [], []
+        for a, b in zip(orders(call, x), orders(call, g), strict=True):
+            results.append(call("activation_pad", a, activation, padding))
+            products.append(call("activation_pad_vjp", b, a, activation, padding))
+        close(same(results), expected, dtype, 10.0)
+        close(same(products), product, dtype, 10.0)
 
 
 # A sampling step
@@ -755,7 +772,7 @@ def test_residual(call: Emulated | Device, each_y: bool, dtype: torch.dtype, ali
 # Networks, forward and the vector-Jacobian product, against the module in float64
 
 FLOAT32, TF32, BFLOAT16 = Fragments(), Fragments(tf32=True), Fragments(bfloat16=True)
-ROUNDING = {FLOAT32: (0.0, 5e-6), TF32: (1e-6, 5e-3), BFLOAT16: (1e-5, 3e-2)}
+ROUNDING = {FLOAT32: (0.0, 5e-6), TF32: (1e-6, 5e-3), BFLOAT16: (1e-5, 2e-2)}
 each_packing = pytest.mark.parametrize(
     "packing", ROUNDING, ids=lambda p: "bfloat16" if p.bfloat16 else "tf32" if p.tf32 else "float32"
 )

@@ -2,8 +2,7 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include "../fields.h"
-#include "launch.h"
+#include "fields.h"
 
 namespace sda_fast::cuda {
 namespace {
@@ -17,7 +16,10 @@ Tensor run(const char* name, const std::optional<Tensor>& cotangent, const Tenso
   if (out.numel() > 0) {
     dispatch(x, [&]<typename T>(T) {
       const auto args = of.arguments<T>(cotangent, x, out);
-      launch(name, activation_pad_kernel<T>, blocks_for(x.numel()), kThreads, 0, args);
+      const bool packs = in_packs(args.x, args.x_strides, x.size(1)) &&
+                         in_packs(args.cotangent, args.cotangent_strides, x.size(1));
+      launch(name, packs ? activation_pad_kernel<T, true> : activation_pad_kernel<T, false>,
+             blocks_of<T>(args.padded), kThreads, 0, args);
     });
   }
   return channels_first(out);

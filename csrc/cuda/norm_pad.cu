@@ -4,8 +4,7 @@
 
 #include <tuple>
 
-#include "../fields.h"
-#include "launch.h"
+#include "fields.h"
 
 namespace sda_fast::cuda {
 
@@ -20,8 +19,9 @@ std::tuple<Tensor, Tensor> norm_pad(const Tensor& x, const std::optional<Tensor>
   if (out.numel() > 0) {
     dispatch(x, [&]<typename T>(T) {
       const auto args = of.arguments<T>(x, eps, out, scale);
-      launch("norm_pad", norm_pad_kernel<T>, blocks_for(scale.numel(), kThreads / 32), kThreads, 0,
-             args);
+      const bool packs = in_packs(args.x, args.x_strides, x.size(1)) && is_aligned(args.shift);
+      launch("norm_pad", packs ? norm_pad_kernel<T, true> : norm_pad_kernel<T, false>,
+             blocks_of<T>(args.padded), kThreads, 0, args);
     });
   }
   return {channels_first(out), scale};
@@ -37,8 +37,12 @@ Tensor norm_pad_vjp(const Tensor& cotangent, const Tensor& normed, const Tensor&
   if (out.numel() > 0) {
     dispatch(normed, [&]<typename T>(T) {
       const auto args = of.arguments<T>(cotangent, normed, residual, out);
-      launch("norm_pad_vjp", norm_pad_vjp_kernel<T>, blocks_for(scale.numel(), kThreads / 32),
-             kThreads, 0, args);
+      const int64_t channels = normed.size(1);
+      const bool packs = in_packs(args.cotangent, args.cotangent_strides, channels) &&
+                         in_packs(args.normed, args.normed_strides, channels) &&
+                         in_packs(args.residual, args.residual_strides, channels);
+      launch("norm_pad_vjp", packs ? norm_pad_vjp_kernel<T, true> : norm_pad_vjp_kernel<T, false>,
+             blocks_of<T>(args.padded), kThreads, 0, args);
     });
   }
   return channels_first(out);

@@ -10,9 +10,6 @@
 
 #include "activation.h"
 #include "padded.h"
-#ifndef SDA_FAST_GPU
-#include "mlp_score.h"
-#endif
 
 namespace sda_fast {
 
@@ -38,13 +35,14 @@ namespace sda_fast::SDA_FAST_VARIANT {
 SDA_FAST_FN void activate_all(Activation f, const float* cotangent, float* values, int64_t size) {
   for (int64_t i = 0; i < size; i += kLanes) {
     Vector& a = at(values + i);
-    a = cotangent == nullptr ? activate(f, a) : at(cotangent + i) * derivative(f, a);
+    const auto y = activate<float>(f, a);
+    a = cotangent == nullptr ? y.value : at(cotangent + i) * y.derivative;
   }
 }
 SDA_FAST_FN void activate_all(Activation f, const double* cotangent, double* values, int64_t size) {
   for (int64_t i = 0; i < size; ++i) {
-    values[i] = cotangent == nullptr ? activate_one(f, values[i])
-                                     : cotangent[i] * derivative_one(f, values[i]);
+    const auto y = activate<double>(f, values[i]);
+    values[i] = cotangent == nullptr ? y.value : cotangent[i] * y.derivative;
   }
 }
 
@@ -96,27 +94,44 @@ inline void activation_pad(const ActivationPad<T>& a, int64_t begin, int64_t end
 
 #else
 
-// A thread an element, channels side by side.
-template <typename T>
-__global__ void __launch_bounds__(kThreads) activation_pad_kernel(ActivationPad<T> a) {
+// A team of lanes a point. f(x), or g f'(x) of the cotangent g.
+template <typename T, bool kAligned, typename F>
+__device__ __forceinline__ void pad_points(const ActivationPad<T>& a, const F& f) {
   using A = Accumulate<T>;
+  constexpr int N = kPack<T>;
   const Padded& p = a.padded;
   const FieldStrides &s = a.x_strides, &g = a.cotangent_strides;
-  const int64_t total = p.batch * p.height * p.width * p.channels;
-  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  const Team team(p.channels, N);
 
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < total; i += stride) {
-    const int64_t point = i / p.channels, c = i - point * p.channels;
-    const int64_t line = point / p.width, w = point - line * p.width;
-    const int64_t b = line / p.height, h = line - b * p.height;
-    const A x = widen(a.x[b * s.batch + c * s.channel + h * s.row + w * s.column]);
-    A value = a.active ? activate_one(a.activation, x) : x;
-    if (a.cotangent != nullptr) {
-      value = widen(a.cotangent[b * g.batch + c * g.channel + h * g.row + w * g.column]);
-      if (a.active) value *= derivative_one(a.activation, x);
-    }
-    put(p, a.out, b, h, w, c, narrow<T>(value));
+  for_points(p, team, [&](int64_t b, int64_t h, int64_t w) {
+    const T* x = a.x + b * s.batch + h * s.row + w * s.column;
+    const T* cotangent = a.cotangent + b * g.batch + h * g.row + w * g.column;
+    team.for_packs(p.channels, N, [&](int64_t c) {
+      A values[N], cotangents[N];
+      load<kAligned>(x + c * s.channel, s.channel, p.channels - c, values);
+      if (a.cotangent != nullptr) {
+        load<kAligned>(cotangent + c * g.channel, g.channel, p.channels - c, cotangents);
+      }
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        const Activated<A> y = f(values[k]);
+        values[k] = a.cotangent != nullptr ? cotangents[k] * y.derivative : y.value;
+      }
+      put<kAligned>(p, a.out, b, h, w, c, values);
+    });
+  });
+}
+
+template <typename T, bool kAligned>
+__global__ void __launch_bounds__(kThreads, 1) activation_pad_kernel(ActivationPad<T> a) {
+  using A = Accumulate<T>;
+  if (!a.active) {
+    return pad_points<T, kAligned>(a, [](A x) { return Activated<A>{x, A(1)}; });
   }
+  with_activation(a.activation, [&](auto chosen) {
+    constexpr Activation kActivation = decltype(chosen)::kValue;
+    pad_points<T, kAligned>(a, [](A x) { return activate<A>(kActivation, x); });
+  });
 }
 
 #endif

@@ -19,9 +19,6 @@
 // W2, b2. The transposed weights likewise, without biases.
 
 #include "activation.h"
-#ifndef SDA_FAST_GPU
-#include "vector.h"
-#endif
 
 namespace sda_fast {
 
@@ -64,40 +61,6 @@ constexpr int kWide = 3, kFeatures = 4;
 #endif
 
 constexpr int64_t kMlpTile = kWide * kLanes;
-
-SDA_FAST_FN Vector activate(Activation f, Vector a) {
-  const Vector zero = splat(0.0f);
-  switch (f) {
-    case Activation::kReLU:
-      return a > zero ? a : zero;
-    case Activation::kELU:
-      return a > zero ? a : exponential(a) - 1.0f;
-    case Activation::kSELU:
-      return 1.0507009873554805f * (a > zero ? a : 1.6732632423543772f * (exponential(a) - 1.0f));
-    case Activation::kGELU:
-      return a * normal_distribution(a);
-    default:
-      return a / (1.0f + exponential(-a));
-  }
-}
-
-SDA_FAST_FN Vector derivative(Activation f, Vector a) {
-  const Vector zero = splat(0.0f), one = splat(1.0f);
-  switch (f) {
-    case Activation::kReLU:
-      return a > zero ? one : zero;
-    case Activation::kELU:
-      return a > zero ? one : exponential(a);
-    case Activation::kSELU:
-      return 1.0507009873554805f * (a > zero ? one : 1.6732632423543772f * exponential(a));
-    case Activation::kGELU:
-      return normal_distribution(a) + a * 0.39894228f * exponential(-0.5f * a * a);
-    default: {
-      const Vector s = 1.0f / (1.0f + exponential(-a));
-      return s * (1.0f + a * (1.0f - s));
-    }
-  }
-}
 
 // The factors of products, and how they are multiplied: `steps` vectors of an input each.
 struct Float32 {
@@ -335,7 +298,8 @@ inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, const MlpSc
     }
     if (way_back && d == m.depth - 1) return;
     for (int64_t i = 0; i < padded * kRow; i += kLanes) {
-      at(s.a + i) = activate(m.activation, at(s.a + i));
+      const auto after = activate<float>(m.activation, at(s.a + i));
+      at(s.a + i) = after.value;
     }
     product<R, P>(s.a, width, w, w + padded * P::steps(width), padded, true, s.x, s.pairs);
     w += padded * (P::steps(width) + 1);
@@ -360,7 +324,9 @@ inline void mlp_layers_vjp(const MlpScore& m, int64_t row, int64_t rows, const M
     product<R, P>(s.x, width, w, nullptr, padded, false, s.a, s.pairs);
     w += padded * P::steps(width);
     for (int64_t i = 0; i < width * kRow; i += kLanes) {
-      at(s.a + i) *= derivative(m.activation, at(kept + padded * kRow + i));
+      const Vector before = at(kept + padded * kRow + i);
+      const auto after = activate<float>(m.activation, before);
+      at(s.a + i) *= after.derivative;
     }
     product<R, P>(s.a, width, w, nullptr, padded, false, s.n, s.pairs);
     w += padded * P::steps(width);

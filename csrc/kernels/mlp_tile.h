@@ -67,49 +67,6 @@ inline size_t mlp_shared_bytes(const MlpTile& t, int rows) {
                  t.in_bytes);
 }
 
-// ReLU, ELU and SELU: scale (a > 0 ? a : alpha (e^a - 1)).
-struct ExponentialUnit {
-  float scale, alpha;
-
-  // Makes a the activation's value and returns its derivative.
-  __device__ __forceinline__ float operator()(float& a) const {
-    const bool positive = a > 0.0f;
-    const float e = alpha * expf(positive ? 0.0f : a);
-    a = scale * (positive ? a : e - alpha);
-    return scale * (positive ? 1.0f : e);
-  }
-};
-struct SigmoidUnit {  // SiLU
-  __device__ __forceinline__ float operator()(float& a) const {
-    const float s = __fdividef(1.0f, 1.0f + expf(-a)), rest = multiply_add(a, 1.0f - s, 1.0f);
-    a *= s;
-    return s * rest;
-  }
-};
-struct NormalUnit {  // GELU
-  __device__ __forceinline__ float operator()(float& a) const {
-    const float below = multiply_add(0.5f, erff(0.70710678f * a), 0.5f);
-    const float derivative = multiply_add(0.39894228f * a, expf(-0.5f * a * a), below);
-    a *= below;
-    return derivative;
-  }
-};
-
-// Calls f with an activation, so that there is no choice among them in its loops.
-template <typename F>
-__device__ __forceinline__ void with_activation(Activation activation, const F& f) {
-  switch (activation) {
-    case Activation::kSiLU:
-      return f(SigmoidUnit{});
-    case Activation::kGELU:
-      return f(NormalUnit{});
-    case Activation::kSELU:
-      return f(ExponentialUnit{1.0507009873554805f, 1.6732632423543772f});
-    default:
-      return f(ExponentialUnit{1.0f, activation == Activation::kELU ? 1.0f : 0.0f});
-  }
-}
-
 // A linear map of the network or of its way back, and what is done before and after it.
 enum class MlpLayerKind {
   kFirst,     // x = W windows + bias, which may be each sample's
@@ -437,14 +394,17 @@ struct MlpBlock {
   __device__ __forceinline__ void finish_inner(const MlpLayer& l,
                                                float (&sums)[kTiles][kRows][4]) const {
     const float* bias = l.weights + MlpLayers<P>::matrix(l);
-    with_activation(m.activation, [&](const auto& f) {
+    with_activation(m.activation, [&](auto chosen) {
+      constexpr Activation kActivation = decltype(chosen)::kValue;
       each_sum(sums, l.outputs, [&](int row, int i, float& a, float& b) {
         const float2 v = __ldg(reinterpret_cast<const float2*>(bias + i));
-        a += v.x;
-        b += v.y;
-        const float2 derivative = {f(a), f(b)};
+        const auto first = activate<float>(kActivation, a + v.x);
+        const auto second = activate<float>(kActivation, b + v.y);
+        a = first.value;
+        b = second.value;
         if (kept != nullptr && row < rows) {
-          *reinterpret_cast<float2*>(kept_row(row) + l.kept + l.outputs + i) = derivative;
+          float* at = kept_row(row) + l.kept + l.outputs + i;
+          *reinterpret_cast<float2*>(at) = {first.derivative, second.derivative};
         }
       });
     });

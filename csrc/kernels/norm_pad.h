@@ -120,87 +120,115 @@ inline void norm_pad_vjp(const NormPadVjp<T>& n, int64_t begin, int64_t end) {
 
 #else
 
-template <typename A>
-__device__ __forceinline__ A warp_sum(A value) {
-#pragma unroll
-  for (int width = 16; width > 0; width /= 2) value += __shfl_xor_sync(~0u, value, width);
-  return value;
-}
-
-// A warp a point: its lanes stride over the channels, which stay in the cache. Unrolled, the way
-// back would have too few registers.
-template <typename T>
-__global__ void __launch_bounds__(kThreads) norm_pad_kernel(NormPad<T> n) {
+// A team of lanes a point. Its channels are read once for each sum and once more for the result:
+// from the cache, which gives what memory does many times over.
+template <typename T, bool kAligned>
+__global__ void __launch_bounds__(kThreads, 1) norm_pad_kernel(NormPad<T> n) {
   using A = Accumulate<T>;
+  constexpr int N = kPack<T>;
   const Padded& p = n.padded;
   const FieldStrides& s = n.x_strides;
-  const int64_t lane = threadIdx.x % 32;
+  const Team team(p.channels, N);
 
-  for_points(p, [&](int64_t b, int64_t h, int64_t w) {
+  for_points(p, team, [&](int64_t b, int64_t h, int64_t w) {
     const T* x = n.x + b * s.batch + h * s.row + w * s.column;
     const A* shift = n.shift + b * n.shift_stride;
-    const auto at = [&](int64_t c) {
-      const A a = widen(x[c * s.channel]);
-      return n.shift != nullptr ? a + shift[c] : a;
+    const auto modulated = [&](int64_t c, A(&a)[N]) {
+      load<kAligned>(x + c * s.channel, s.channel, p.channels - c, a);
+      if (n.shift == nullptr) return;
+      A by[N];
+      load<kAligned>(shift + c, 1, p.channels - c, by);
+#pragma unroll
+      for (int k = 0; k < N; ++k) a[k] += by[k];
     };
 
     A sum = 0;
-    for (int64_t c = lane; c < p.channels; c += 32) sum += at(c);
-    const A mean = warp_sum(sum) / static_cast<A>(p.channels);
+    team.for_packs(p.channels, N, [&](int64_t c) {
+      A a[N];
+      modulated(c, a);
+#pragma unroll
+      for (int k = 0; k < N; ++k) sum += a[k];
+    });
+    const A mean = team.sum(sum) / static_cast<A>(p.channels);
     A squares = 0;
-    for (int64_t c = lane; c < p.channels; c += 32) {
-      const A d = at(c) - mean;
-      squares = multiply_add(d, d, squares);
-    }
-    const A variance = warp_sum(squares) / static_cast<A>(p.channels - 1);
+    team.for_packs(p.channels, N, [&](int64_t c) {
+      A a[N];
+      modulated(c, a);
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        const A d = a[k] - mean;
+        if (kAligned || c + k < p.channels) squares = multiply_add(d, d, squares);
+      }
+    });
+    const A variance = team.sum(squares) / static_cast<A>(p.channels - 1);
     const A scale = 1 / square_root(variance + n.eps);
-    if (lane == 0) n.scale[(b * p.height + h) * p.width + w] = scale;
-    for (int64_t c = lane; c < p.channels; c += 32) {
-      put(p, n.out, b, h, w, c, narrow<T>((at(c) - mean) * scale));
-    }
+    if (team.lane == 0) n.scale[(b * p.height + h) * p.width + w] = scale;
+    team.for_packs(p.channels, N, [&](int64_t c) {
+      A a[N];
+      modulated(c, a);
+#pragma unroll
+      for (int k = 0; k < N; ++k) a[k] = (a[k] - mean) * scale;
+      put<kAligned>(p, n.out, b, h, w, c, a);
+    });
   });
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kThreads) norm_pad_vjp_kernel(NormPadVjp<T> n) {
+template <typename T, bool kAligned>
+__global__ void __launch_bounds__(kThreads, 1) norm_pad_vjp_kernel(NormPadVjp<T> n) {
   using A = Accumulate<T>;
+  constexpr int N = kPack<T>;
   const Padded& p = n.padded;
   const FieldStrides &g = n.cotangent_strides, &s = n.normed_strides, &r = n.residual_strides;
-  const int64_t lane = threadIdx.x % 32;
+  const Team team(p.channels, N);
 
-  for_points(p, [&](int64_t b, int64_t h, int64_t w) {
+  for_points(p, team, [&](int64_t b, int64_t h, int64_t w) {
     const T* from = n.cotangent + b * g.batch + h * n.up_rows * g.row;
     from += w * n.up_columns * g.column;
     const T* normed = n.normed + b * s.batch + h * s.row + w * s.column;
     const T* residual = n.residual + b * r.batch + h * r.row + w * r.column;
-    const auto at = [&](int64_t c) {
-      A sum = 0;
+    const auto summed = [&](int64_t c, A(&a)[N]) {
+#pragma unroll
+      for (int k = 0; k < N; ++k) a[k] = 0;
 #pragma unroll 1
       for (int64_t row = 0; row < n.up_rows; ++row) {
 #pragma unroll 1
         for (int64_t column = 0; column < n.up_columns; ++column) {
-          sum += widen(from[row * g.row + column * g.column + c * g.channel]);
+          const T* part = from + row * g.row + column * g.column;
+          A more[N];
+          load<kAligned>(part + c * g.channel, g.channel, p.channels - c, more);
+#pragma unroll
+          for (int k = 0; k < N; ++k) a[k] += more[k];
         }
       }
-      return sum;
     };
 
     A sum = 0, products = 0;
-#pragma unroll 1
-    for (int64_t c = lane; c < p.channels; c += 32) {
-      const A a = at(c);
-      sum += a;
-      products = multiply_add(a, widen(normed[c * s.channel]), products);
-    }
-    const A mean = warp_sum(sum) / static_cast<A>(p.channels);
-    const A along = warp_sum(products) / static_cast<A>(p.channels - 1);
+    team.for_packs(p.channels, N, [&](int64_t c) {
+      A a[N], along[N];
+      summed(c, a);
+      load<kAligned>(normed + c * s.channel, s.channel, p.channels - c, along);
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        sum += a[k];
+        products = multiply_add(a[k], along[k], products);
+      }
+    });
+    const A mean = team.sum(sum) / static_cast<A>(p.channels);
+    const A slope = team.sum(products) / static_cast<A>(p.channels - 1);
     const A scale = n.scale[(b * p.height + h) * p.width + w];
-#pragma unroll 1
-    for (int64_t c = lane; c < p.channels; c += 32) {
-      A a = scale * (at(c) - mean - along * widen(normed[c * s.channel]));
-      if (n.residual != nullptr) a += widen(residual[c * r.channel]);
-      put(p, n.out, b, h, w, c, narrow<T>(a));
-    }
+    team.for_packs(p.channels, N, [&](int64_t c) {
+      A a[N], other[N];
+      summed(c, a);
+      load<kAligned>(normed + c * s.channel, s.channel, p.channels - c, other);
+#pragma unroll
+      for (int k = 0; k < N; ++k) a[k] = scale * (a[k] - mean - slope * other[k]);
+      if (n.residual != nullptr) {
+        load<kAligned>(residual + c * r.channel, r.channel, p.channels - c, other);
+#pragma unroll
+        for (int k = 0; k < N; ++k) a[k] += other[k];
+      }
+      put<kAligned>(p, n.out, b, h, w, c, a);
+    });
   });
 }
 

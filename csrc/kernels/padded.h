@@ -150,30 +150,108 @@ struct Point {
 
 #else
 
-// Calls f(b, h, w) for the points of this warp, the warps striding over all. There are fewer than
+// The kernels of fields ask for no more than one block a processor, or the compiler would rather
+// spill registers than have fewer blocks.
+
+// Neighbouring channels that a lane works on at once: 16 bytes of them.
+template <typename T>
+constexpr int kPack = 16 / static_cast<int>(sizeof(T));
+
+// The lanes of a warp that work on a point together, each on packs of its channels a round apart:
+// as many as there are packs, to a power of two, or the whole warp.
+SDA_FAST_FN int team_size(int64_t channels, int pack) {
+  int lanes = 1;
+  while (lanes < 32 && lanes * pack < channels) lanes *= 2;
+  return lanes;
+}
+
+struct Team {
+  __device__ __forceinline__ Team(int64_t channels, int pack)
+      : lanes(team_size(channels, pack)),
+        lane(static_cast<int>(threadIdx.x) % lanes),
+        mask((~0u >> (32 - lanes)) << (threadIdx.x % 32 - lane)) {}
+
+  // Over its lanes, in an order that depends on nothing else.
+  template <typename A>
+  __device__ __forceinline__ A sum(A value) const {
+    for (int width = lanes / 2; width > 0; width /= 2) value += __shfl_xor_sync(mask, value, width);
+    return value;
+  }
+
+  // Calls f with the first channel of each pack of this lane.
+  template <typename F>
+  __device__ __forceinline__ void for_packs(int64_t channels, int pack, const F& f) const {
+#pragma unroll 1
+    for (int64_t c = lane * pack; c < channels; c += lanes * pack) f(c);
+  }
+
+  int lanes, lane;
+  uint32_t mask;
+};
+
+// Calls f(b, h, w) for the points of this team, the teams striding over all. There are fewer than
 // 2^31 of them: 64-bit division is a function on a GPU, and spills registers where it is called.
 template <typename F>
-__device__ __forceinline__ void for_points(const Padded& p, const F& f) {
-  const uint32_t warps = blockDim.x / 32, width = static_cast<uint32_t>(p.width);
+__device__ __forceinline__ void for_points(const Padded& p, const Team& team, const F& f) {
+  const uint32_t teams = blockDim.x / team.lanes, width = static_cast<uint32_t>(p.width);
   const auto size = static_cast<uint32_t>(p.height) * width;
   const uint32_t total = static_cast<uint32_t>(p.batch) * size;
-  for (uint32_t i = blockIdx.x * warps + threadIdx.x / 32; i < total; i += gridDim.x * warps) {
+  for (uint32_t i = blockIdx.x * teams + threadIdx.x / team.lanes; i < total;
+       i += gridDim.x * teams) {
     const uint32_t b = i / size, h = (i - b * size) / width;
     f(int64_t{b}, int64_t{h}, int64_t{i - b * size - h * width});
   }
 }
 
-// Writes a channel of a point to all places where it comes to lie.
 template <typename T>
+struct alignas(16) Pack {
+  T v[kPack<T>];
+};
+
+// Widens the numbers at p, a stride apart, of which `left` are there; zero for the others.
+// kAligned: they lie side by side and all are there, aligned to 16 bytes.
+template <bool kAligned, typename T, int N>
+__device__ __forceinline__ void load(const T* p, int64_t stride, int64_t left,
+                                     Accumulate<T> (&to)[N]) {
+  if constexpr (kAligned) {
+    constexpr int kCount = kPack<T>;
+#pragma unroll
+    for (int first = 0; first < N; first += kCount) {
+      const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(p + first);
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) to[first + k] = widen(pack.v[k]);
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < N; ++k) to[k] = k < left ? widen(p[k * stride]) : Accumulate<T>(0);
+  }
+}
+
+// Writes channels of a point, from c on, to all places where it comes to lie.
+template <bool kAligned, typename T>
 __device__ __forceinline__ void put(const Padded& p, T* out, int64_t b, int64_t h, int64_t w,
-                                    int64_t c, T value) {
+                                    int64_t c, const Accumulate<T> (&values)[kPack<T>]) {
+  Pack<T> pack;
+#pragma unroll
+  for (int k = 0; k < kPack<T>; ++k) narrow(values[k], pack.v[k]);
   const int64_t rows = p.up_rows * p.height, columns = p.up_columns * p.width;
+#pragma unroll 1
   for (int64_t r = h * p.up_rows; r < (h + 1) * p.up_rows; ++r) {
     for_images(r, rows, p.pad_rows, [&](int64_t row) {
       T* line = out + (b * padded_rows(p) + row) * padded_columns(p) * p.channels + c;
+#pragma unroll 1
       for (int64_t s = w * p.up_columns; s < (w + 1) * p.up_columns; ++s) {
-        for_images(s, columns, p.pad_columns,
-                   [&](int64_t column) { line[column * p.channels] = value; });
+        for_images(s, columns, p.pad_columns, [&](int64_t column) {
+          T* to = line + column * p.channels;
+          if constexpr (kAligned) {
+            *reinterpret_cast<Pack<T>*>(to) = pack;
+          } else {
+#pragma unroll
+            for (int k = 0; k < kPack<T>; ++k) {
+              if (c + k < p.channels) to[k] = pack.v[k];
+            }
+          }
+        });
       }
     });
   }

@@ -26,6 +26,8 @@ SDA_FAST_FN Vector splat(float a) { return a - Vector{}; }
 SDA_FAST_FN Vector& at(float* p) { return *reinterpret_cast<Vector*>(p); }
 SDA_FAST_FN const Vector& at(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 
+SDA_FAST_FN Vector reciprocal(Vector a) { return 1.0f / a; }
+
 SDA_FAST_FN Vector inverse_square_root(Vector a) {
   Vector result;
   for (int i = 0; i < kLanes; ++i) result[i] = 1.0f / __builtin_sqrtf(a[i]);
