@@ -15,13 +15,14 @@ from sda_fast import (
     MCScoreWrapper,
     ScoreUNet,
     explain,
-    fused_unet,
     ops,
 )
 from sda_fast._native import has_bfloat16
-from sda_fast.fused_unet import Convolution, FusedUNet
+from sda_fast.fused_unet import FusedUNet, convolution
+from sda_fast.fused_unet.convolution import Convolution, OneDNN
 from sda_fast.kernels import ForcedScoreUNet, VelocityKernel, kolmogorov_forcing
 from sda_fast.nn import UNet
+from sda_fast.sampler.graph import capture
 from sda_fast.score import sampling
 
 pytestmark = pytest.mark.skipif(
@@ -128,11 +129,59 @@ def test_empty_batch():
     assert network(torch.empty(0, 6, 8, 8), T).shape == (0, 6, 8, 8)
 
 
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions as torch has them everywhere, on CUDA too."""
+    monkeypatch.setattr(convolution, "without_onednn", lambda: "it is told not to")
+
+
 @pytest.mark.parametrize("mode", ["circular", "zeros"])
-def test_without_onednn(mode: str, monkeypatch: pytest.MonkeyPatch):
-    """Convolutions as torch has them everywhere give the same numbers."""
-    monkeypatch.setattr(fused_unet, "_has_onednn", lambda x: False)
-    check(make(padding_mode=mode), torch.randn(2, 6, 8, 8), T)
+@pytest.mark.parametrize(
+    ("grid", "kwargs"),
+    [
+        ((8, 8), {}),
+        ((9, 18), {"stride": 3}),
+        ((6, 10), {"kernel_size": 5}),
+        ((7, 5), {"hidden_channels": (20,), "hidden_blocks": (2,)}),
+        ((8, 12), {"kernel_size": (3, 1), "stride": (2, 1), "bias": False}),
+    ],
+    ids=str,
+)
+def test_torchs_own_convolutions(
+    plain: None, grid: tuple[int, int], kwargs: dict[str, Any], mode: str
+):
+    network, x = make(padding_mode=mode, **kwargs), torch.randn(3, 6, *grid)
+    fused = network.fused(x, T)
+    assert isinstance(fused, FusedUNet)
+    assert {type(c) for c in fused.weights.heads} == {Convolution}
+    check(network, x, T)
+
+
+LOST = {
+    "packing": (torch._C._nn, "mkldnn_reorder_conv2d_weight", None),
+    "operator": (torch.ops.mkldnn, "_convolution_pointwise_", None),
+    "schema": (torch.ops.mkldnn, "_convolution_pointwise", None),
+    "meaning": (OneDNN, "__call__", lambda self, x, onto=None: torch.zeros(1, 1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_torch_without_the_operators(lost: str, monkeypatch: pytest.MonkeyPatch):
+    """They are torch's private ones: one that lacks them is served all the same, and told."""
+    network, x = make(), torch.randn(2, 6, 8, 8)
+    fused = network.fused(x, T)
+    assert isinstance(fused, FusedUNet)
+    assert {type(c) for c in fused.weights.heads} == {OneDNN}
+
+    owner, name, other = LOST[lost]
+    monkeypatch.setattr(owner, name, other)
+    convolution.missing.cache_clear()
+    try:
+        check(network, x, T)
+        told = str(explain(VPSDE(composed(network), shape=(5, 2, 8, 8))))
+        assert "its U-Net fused, in float32, with torch's own convolutions: this torch" in told
+    finally:
+        convolution.missing.cache_clear()
 
 
 def test_linearise_many_times():
@@ -157,19 +206,20 @@ def test_second_derivative_is_refused():
         gradient.sum().backward()
 
 
-def test_convolution_and_its_adjoint():
+@pytest.mark.parametrize("convolve", [Convolution, OneDNN])
+def test_convolution_and_its_adjoint(convolve: type[Convolution]):
     """<g, W x> = <W^T g, x>, for any stride and padding."""
     x, size = torch.randn(2, 3, 9, 12), [9, 12]
     for stride, kernel in (((1, 1), (3, 5)), ((2, 3), (3, 3)), ((3, 2), (1, 3))):
         pad = (kernel[0] // 2, kernel[1] // 2)
         for circular in (True, False):
             around, zeros = (pad, (0, 0)) if circular else ((0, 0), pad)
-            convolution = Convolution(torch.randn(4, 3, *kernel), None, stride, zeros)
-            y = convolution(ops.activation_pad(x, None, around))
+            layer = convolve(torch.randn(4, 3, *kernel), None, stride, zeros)
+            y = layer(ops.activation_pad(x, None, around))
             g = torch.randn_like(y)
-            products = [convolution.strided_adjoint(g, size, around)]
+            products = [layer.strided_adjoint(g, size, around)]
             if stride == (1, 1):
-                products.append(convolution.adjoint(ops.activation_pad(g, None, around)))
+                products.append(layer.adjoint(ops.activation_pad(g, None, around)))
             for product in products:
                 torch.testing.assert_close((product * x).sum(), (g * y).sum(), rtol=1e-4, atol=1e-3)
 
@@ -438,7 +488,7 @@ def test_bfloat16(medium: None, activation: type[nn.Module], mode: str):
     x = torch.randn(3, 6, 16, 16)
     fused = network.fused(x)
     assert isinstance(fused, FusedUNet)
-    assert fused.bfloat16
+    assert fused.dtype == torch.bfloat16
     exact = forward_and_vjp(copy.deepcopy(network).double(), x.double(), T.double())
     for result, other in zip(forward_and_vjp(network, x, T), exact, strict=True):
         assert result.dtype == torch.float32
@@ -447,10 +497,48 @@ def test_bfloat16(medium: None, activation: type[nn.Module], mode: str):
     assert "in bfloat16" in str(explain(VPSDE(composed(network), shape=(5, 2, 16, 16))))
 
 
+class Masked(nn.Module):
+    """ReLU, but for which of its inputs are positive."""
+
+    def __init__(self, mask: Tensor):
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.others = float(((x > 0) != self.mask).double().mean())
+        return x * self.mask
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no products in bfloat16")
+def test_bfloat16_at_kinks(medium: None):
+    """The derivative of ReLU jumps: where rounding takes an input to the other side of zero, the
+    module's is another. But for those few inputs the gradient is as good as of smooth ones."""
+    network, x = make(hidden_channels=(32, 64), activation=nn.ReLU), torch.randn(2, 6, 16, 16)
+    fused = network.fused(x)
+    assert isinstance(fused, FusedUNet)
+    kept: list[Any] = []
+    result = fused._evaluate(x, network.embedding(T.reshape(-1)), kept)
+    cotangent = torch.randn_like(result)
+    gradient = fused._vjp(cotangent, kept)
+
+    exact = copy.deepcopy(network).double()
+    masks = [k.before > 0 for k in kept if k.before is not None]
+    levels = (*exact.network.descent, *exact.network.ascent)
+    blocks = [block for level in levels for block in level]
+    for block, mask in zip(blocks, masks, strict=True):
+        block.residue[2] = Masked(mask)
+    leaf = x.double().requires_grad_()
+    expected = exact(leaf, T.double())
+    (other,) = torch.autograd.grad(expected, leaf, cotangent.double())
+    assert relative(result, expected.detach()) < 2e-2
+    assert relative(gradient, other) < 2e-2
+    assert all(block.residue[2].others < 1e-2 for block in blocks)
+
+
 def test_float32_is_the_default():
     fused = make().fused(torch.randn(2, 6, 8, 8))
     assert isinstance(fused, FusedUNet)
-    assert not fused.bfloat16
+    assert fused.dtype == torch.float32
 
 
 def test_threads_and_batches_do_not_matter():
@@ -466,3 +554,43 @@ def test_threads_and_batches_do_not_matter():
         assert all(map(torch.equal, results[0], other))
     for part in (slice(0, 1), slice(2, 5)):
         torch.testing.assert_close(network(x[part], T), results[0][0][part], rtol=1e-5, atol=1e-6)
+
+
+# On a GPU
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("mode", ["circular", "zeros"])
+@pytest.mark.parametrize(
+    ("precision", "kind", "most"),
+    [("highest", "float32", 1e-5), ("high", "TF32", 5e-3), ("medium", "bfloat16", 2e-2)],
+)
+def test_on_a_gpu(precision: str, kind: str, most: float, mode: str):
+    """Captured in a graph too, the numbers are those of the module in float64."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        network = make(hidden_channels=(32, 64), padding_mode=mode)
+        x, cotangent = torch.randn(2, 3, 6, 16, 24)
+        exact = copy.deepcopy(network).double()
+        leaf = x.double().requires_grad_()
+        expected = exact(leaf, T.double())
+        (gradient,) = torch.autograd.grad(expected, leaf, cotangent.double())
+
+        network, x, cotangent, t = (a.cuda() for a in (network, x, cotangent, T))
+        fused = network.fused(x, t)
+        assert isinstance(fused, FusedUNet), fused
+        assert str(fused) == f"its U-Net fused, in {kind}"
+
+        def evaluate() -> tuple[Tensor, Tensor]:
+            result, vjp = fused.linearise(x, network.embedding(t.reshape(-1)))
+            return result, vjp(cotangent)
+
+        captured, replay = capture(evaluate)
+        replay()
+        for results in (evaluate(), captured):
+            for result, other in zip(results, (expected.detach(), gradient), strict=True):
+                assert relative(result.cpu(), other) < most
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -239,7 +239,7 @@ def _unet_part(network: Any, state: Tensor) -> tuple[str, str | None]:
         fused = unet.fused(state.new_empty(0, unet.network.in_channels, *space))
     if isinstance(fused, str):
         return "torch", fused
-    return "native", f"its U-Net fused, in {'bfloat16' if fused.bfloat16 else 'float32'}"
+    return "native", str(fused)
 
 
 def is_integer(value: Any, least: int, most: float = math.inf) -> bool:

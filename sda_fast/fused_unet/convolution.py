@@ -1,0 +1,135 @@
+"""Convolutions of fields that are padded already, by the library of each device.
+
+On a CPU with oneDNN a kernel is packed once, by operators that torch keeps for its own compiler,
+and a convolution adds to its result where it lies. Elsewhere, on CUDA and where torch has no such
+operators, a convolution is torch's own, channels last.
+"""
+
+__all__ = ["Convolution", "OneDNN", "choose", "missing", "without_onednn"]
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from .. import ops
+
+
+class Convolution:
+    """A convolution by torch's own operator, and its adjoint.
+
+    Arguments:
+        weight: The kernel, with shape (out, in, h, w).
+        bias: The bias, with shape (out), or None.
+        stride: The stride.
+        padding: The zeros to pad with, which cost the library nothing.
+        tf32: Whether CUDA may round factors of float32 to TF32.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
+        tf32: bool = False,
+    ):
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.bias = bias
+        self.stride, self.padding = list(stride), list(padding)
+        self.tf32 = tf32
+        self._adjoint: Convolution | None = None
+
+    def __call__(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """Maps (B, in, H, W), channels last, to (B, out, H', W'), or adds that onto a tensor."""
+        y = self._torch(x, self.bias)
+        return y if onto is None else onto.add_(y)
+
+    def _torch(
+        self, x: Tensor, bias: Tensor | None, output_padding: list[int] | None = None
+    ) -> Tensor:
+        """Convolves, or with an output padding transposes that: its precision is ours to say, not
+        that of torch's global flags."""
+        cudnn = torch.backends.cudnn
+        return torch.ops.aten._convolution(
+            x,
+            self.weight,
+            bias,
+            self.stride,
+            self.padding,
+            [1, 1],
+            output_padding is not None,
+            output_padding or [0, 0],
+            1,
+            cudnn.benchmark,
+            True,  # sums in an order that is the same each time
+            cudnn.enabled,
+            self.tf32,
+        )
+
+    @property
+    def adjoint(self) -> "Convolution":
+        """The adjoint, of cotangents padded as x is: by the kernel flipped and transposed."""
+        if self._adjoint is None:
+            weight = self.weight.flip(2, 3).transpose(0, 1)
+            self._adjoint = type(self)(weight, None, (1, 1), tuple(self.padding), self.tf32)
+        return self._adjoint
+
+    def strided_adjoint(self, g: Tensor, size: list[int], circular: tuple[int, int]) -> Tensor:
+        """The adjoint for any stride: maps cotangents, not padded, to those of x of a size."""
+        full = [n + 2 * (p + z) for n, p, z in zip(size, circular, self.padding, strict=True)]
+        short = [
+            f - (s * (n - 1) + k)
+            for f, s, n, k in zip(
+                full, self.stride, g.shape[2:], self.weight.shape[2:], strict=True
+            )
+        ]
+        return ops.fold(self._torch(g, None, short), circular)
+
+
+class OneDNN(Convolution):
+    """A convolution on a CPU, its kernel packed for oneDNN."""
+
+    _packed: Tensor | None = None
+
+    def __call__(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        unit = [1, 1]
+        if self._packed is None:
+            self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+                self.weight.to_mkldnn(), self.padding, self.stride, unit, 1, list(x.shape)
+            )
+        kernel = (self._packed, self.bias, self.padding, self.stride, unit, 1)
+        operators = torch.ops.mkldnn
+        if onto is None:
+            return operators._convolution_pointwise.default(x, *kernel, "none", [], None)
+        return operators._convolution_pointwise_.binary(
+            onto, x, *kernel, "add", None, None, [], None
+        )
+
+
+def choose(device: torch.device) -> tuple[type[Convolution], str | None]:
+    """Returns what convolves on a device and, on a CPU, why that is not oneDNN."""
+    reason = without_onednn() if device.type == "cpu" else None
+    return (OneDNN if device.type == "cpu" and reason is None else Convolution), reason
+
+
+def without_onednn() -> str | None:
+    """Returns why convolutions on the CPU are not packed for oneDNN, or None if they are."""
+    if not torch.backends.mkldnn.is_available():
+        return "this torch has no oneDNN"
+    return missing()
+
+
+@cache
+def missing() -> str | None:
+    """Tries the operators, which torch does not promise to keep, on a convolution of ones."""
+    x = torch.ones(1, 1, 3, 3)
+    for onto in (None, torch.zeros(1, 1, 1, 1)):
+        try:
+            with torch.no_grad():
+                y = OneDNN(torch.ones(1, 1, 3, 3), None, (1, 1), (0, 0))(x, onto)
+        except (AttributeError, RuntimeError, TypeError) as error:
+            return f"this torch lacks what packs a convolution ({type(error).__name__})"
+        if y.item() != 9:
+            return "this torch packs convolutions in another way"
+    return None

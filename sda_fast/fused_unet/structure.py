@@ -1,0 +1,130 @@
+"""Recognises a U-Net: its convolutions, norms and projections."""
+
+__all__ = ["Structure"]
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..fused import UnfusableError, activation_number, expect, hooked
+from ..nn import LayerNorm, ModResidualBlock, UNet
+
+MOST_CHANNELS = 2048  # as in csrc/fields.h
+
+
+class Structure:
+    """The convolutions, norms and projections of a U-Net, checked one by one.
+
+    Raises:
+        UnfusableError: A part is not what a U-Net has there.
+    """
+
+    def __init__(self, network: UNet):
+        expect(network, UNet, "network")
+        if any(hooked(module) for module in network.modules()):
+            raise UnfusableError("a part of it has hooks")
+        if network.spatial != 2:
+            raise UnfusableError(f"its fields have {network.spatial} spatial dimension(s), not 2")
+
+        self.projections: list[nn.Linear] = []
+        self.activations: set[int] = set()
+        self.columns = 0
+
+        heads, tails = list(network.heads), list(network.tails)
+        self.first = self._convolution(heads[0], None)
+        self.heads = [self.first] + [self._down(head) for head in heads[1:]]
+        self.descent = [self._blocks(level) for level in network.descent]
+        self.ascent = [self._blocks(level) for level in network.ascent]
+        tails_up, last = tails[:-1], tails[-1]
+        up = [self._up(tail) for tail in tails_up]
+        self.norms = [eps for eps, _, _ in up]
+        self.upsample = [factor for _, factor, _ in up]
+        self.tails = [tail for *_, tail in up] + [self._convolution(last, self.first)]
+
+        height, width = self.first.kernel_size
+        self.around = (height // 2, width // 2)
+        self.circular = self.first.padding_mode == "circular"
+
+        depth = len(self.heads)
+        if not len(self.tails) == len(self.descent) == len(self.ascent) == depth:
+            raise UnfusableError("its levels are not as many on the way down as on the way up")
+        if self.first.stride != (1, 1) or self.tails[-1].stride != (1, 1):
+            raise UnfusableError("its first or its last convolution has a stride")
+        strides = [head.stride for head in self.heads[1:]]
+        if strides[::-1] != self.upsample:
+            raise UnfusableError("it does not upsample by the strides that it downsamples by")
+        if len(self.activations) > 1:
+            raise UnfusableError("its activations are not all the same")
+
+    def _convolution(self, module: Any, like: nn.Conv2d | None) -> nn.Conv2d:
+        convolution: nn.Conv2d = expect(module, nn.Conv2d, "layer")
+        size, mode = convolution.kernel_size, convolution.padding_mode
+        if convolution.weight.dtype != torch.float32:
+            raise UnfusableError(f"its weights are {convolution.weight.dtype}, not torch.float32")
+        if mode not in ("circular", "zeros"):
+            raise UnfusableError(f"its padding is of mode {mode}")
+        if any(k % 2 == 0 for k in size) or convolution.padding != tuple(k // 2 for k in size):
+            raise UnfusableError(f"a kernel of size {size} is padded by {convolution.padding}")
+        if convolution.dilation != (1, 1) or convolution.groups != 1:
+            raise UnfusableError("a convolution has dilation or groups")
+        if max(convolution.in_channels, convolution.out_channels) > MOST_CHANNELS:
+            raise UnfusableError(f"it has more than {MOST_CHANNELS} channels")
+        if like is not None and (size, mode) != (like.kernel_size, like.padding_mode):
+            raise UnfusableError("its convolutions are not all of one size and padding")
+        return convolution
+
+    def _parts(self, module: Any, count: int, kind: type[nn.Module] = nn.Sequential) -> list[Any]:
+        parts = list(expect(module, kind, "layer"))
+        if len(parts) != count:
+            raise UnfusableError(f"a layer has {len(parts)} parts, not {count}")
+        return parts
+
+    def _down(self, module: Any) -> nn.Conv2d:
+        (convolution,) = self._parts(module, 1)
+        return self._convolution(convolution, self.first)
+
+    def _up(self, module: Any) -> tuple[float, tuple[int, ...], nn.Conv2d]:
+        norm, upsample, convolution = self._parts(module, 3)
+        expect(upsample, nn.Upsample, "layer")
+        factor = upsample.scale_factor
+        factor = tuple(factor) if isinstance(factor, tuple) else (factor,) * 2
+        if upsample.mode != "nearest" or upsample.size is not None:
+            raise UnfusableError("it does not upsample to the nearest")
+        if any(f is None or f != int(f) for f in factor):
+            raise UnfusableError(f"it upsamples by {factor}")
+        convolution = self._convolution(convolution, self.first)
+        if convolution.stride != (1, 1):
+            raise UnfusableError("a convolution after upsampling has a stride")
+        return self._norm(norm), tuple(int(f) for f in factor), convolution
+
+    def _norm(self, module: Any) -> float:
+        norm = expect(module, LayerNorm, "norm")
+        if norm.dim != -3:
+            raise UnfusableError(f"its norm is over dimension {norm.dim}, not over channels")
+        return float(norm.eps)
+
+    def _blocks(self, level: Any) -> list[tuple[nn.Conv2d, nn.Conv2d, float, slice]]:
+        return [self._block(block) for block in expect(level, nn.ModuleList, "level")]
+
+    def _block(self, module: Any) -> tuple[nn.Conv2d, nn.Conv2d, float, slice]:
+        block = expect(module, ModResidualBlock, "block")
+        project, unflatten = self._parts(block.project, 2)
+        norm, before, activation, after = self._parts(block.residue, 4)
+        before = self._convolution(before, self.first)
+        after = self._convolution(after, self.first)
+        channels = before.in_channels
+        widths = {before.out_channels, after.in_channels, after.out_channels, channels}
+        if (before.stride, after.stride) != ((1, 1), (1, 1)) or len(widths) > 1:
+            raise UnfusableError("a block changes the size or the channels of its input")
+
+        expect(project, nn.Linear, "projection")
+        expect(unflatten, nn.Unflatten, "projection")
+        shape = tuple(unflatten.unflattened_size)
+        if project.bias is None or shape != (channels, 1, 1) or unflatten.dim != -1:
+            raise UnfusableError("a projection is not one number for each channel")
+
+        self.projections.append(project)
+        self.activations.add(activation_number(activation))
+        self.columns += channels
+        return before, after, self._norm(norm), slice(self.columns - channels, self.columns)

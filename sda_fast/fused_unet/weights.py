@@ -1,0 +1,101 @@
+"""The weights of a U-Net as they are evaluated: renewed when its parameters change."""
+
+__all__ = ["Block", "Precision", "Weights", "weights_of"]
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from .. import _native
+from .convolution import Convolution
+from .structure import Structure
+
+
+class Block(NamedTuple):
+    """A modulated residual block: its convolutions, its norm and the place of its shift."""
+
+    first: Convolution
+    second: Convolution
+    eps: float
+    shift: slice
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the weights of a U-Net are kept in, and how their products are rounded.
+
+    Arguments:
+        dtype: The type of fields and kernels.
+        tf32: Whether factors of float32 are rounded to TF32.
+    """
+
+    dtype: torch.dtype = torch.float32
+    tf32: bool = False
+
+    @classmethod
+    def on(cls, device: torch.device) -> "Precision":
+        """Returns that of a device for the precision of products that is set."""
+        precision = torch.get_float32_matmul_precision()
+        if precision == "medium" and (device.type == "cuda" or _native.has_bfloat16()):
+            return cls(torch.bfloat16)
+        return cls(tf32=precision != "highest" and device.type == "cuda")
+
+    def __str__(self) -> str:
+        return "TF32" if self.tf32 else str(self.dtype).removeprefix("torch.")
+
+
+class Weights:
+    """The weights of a U-Net as :class:`FusedUNet` reads them.
+
+    Arguments:
+        network: The U-Net's structure.
+        precision: What they are kept in.
+        convolve: What convolves with them.
+    """
+
+    def __init__(self, network: Structure, precision: Precision, convolve: type[Convolution]):
+        # circular padding is ours; of zeros the library needs no copy
+        zeros = (0, 0) if network.circular else network.around
+
+        def convolution(module: nn.Conv2d) -> Convolution:
+            # copies: a gradient is that of the weights that were evaluated, whatever came after
+            weight = module.weight.detach().to(precision.dtype, copy=True)
+            bias = None if module.bias is None else module.bias.detach()
+            bias = None if bias is None else bias.to(precision.dtype, copy=True)
+            return convolve(weight, bias, module.stride, zeros, precision.tf32)
+
+        def blocks(level: list[Any]) -> list[Block]:
+            return [
+                Block(convolution(first), convolution(second), eps, shift)
+                for first, second, eps, shift in level
+            ]
+
+        self.heads = [convolution(module) for module in network.heads]
+        self.tails = [convolution(module) for module in network.tails]
+        self.descent = [blocks(level) for level in network.descent]
+        self.ascent = [blocks(level) for level in network.ascent]
+        self.projection = torch.cat([p.weight.detach() for p in network.projections])
+        self.shift = torch.cat([p.bias.detach() for p in network.projections])
+
+
+Kind = tuple[Precision, type[Convolution]]
+
+# Of each U-Net and each kind of weights the versions of its parameters, and what was made of those.
+_weights: WeakKeyDictionary[nn.Module, dict[Kind, tuple[Any, Weights]]]
+_weights = WeakKeyDictionary()
+
+
+def weights_of(
+    network: nn.Module, structure: Structure, precision: Precision, convolve: type[Convolution]
+) -> Weights:
+    """Returns the weights of a U-Net, made anew if its parameters changed."""
+    versions = [(id(p), p.data_ptr(), p._version) for p in network.parameters()]
+    known = _weights.setdefault(network, {})
+    kind = (precision, convolve)
+    if kind not in known or known[kind][0] != versions:
+        with torch.no_grad():
+            known[kind] = (versions, Weights(structure, precision, convolve))
+    return known[kind][1]
