@@ -157,13 +157,21 @@ struct NormPadVjpOperands {
 struct ActivationPadOperands {
   ActivationPadOperands(const std::optional<Tensor>& cotangent, const Tensor& x,
                         const std::optional<int64_t>& activation_,
-                        const std::vector<int64_t>& padding)
+                        const std::vector<int64_t>& padding, const std::optional<Tensor>& bias_)
       : activation(activation_) {
     check_field("x", x);
     padded = padded_of(x, padding, {1, 1});
     if (cotangent) check_beside("cotangent", *cotangent, x, {1, 1});
     check(!activation || (*activation >= 0 && *activation < 5),
           "activation must be from 0 to 4, but is ", activation.value_or(0), ".");
+    if (!bias_) return;
+    const ScalarType type = arithmetic_type(x);
+    check(bias_->scalar_type() == type && bias_->dim() == 1 && bias_->size(0) == x.size(1),
+          "bias must be ", type == ScalarType::Double ? "float64" : "float32", " of shape (",
+          x.size(1), ") beside an x of ", dtype_of(x), ", but is ", dtype_of(*bias_), " of shape ",
+          shape_of(*bias_), ".");
+    check_same_device("bias", *bias_, "x", x);
+    bias = as_contiguous(*bias_);
   }
 
   template <typename T>
@@ -175,11 +183,13 @@ struct ActivationPadOperands {
             strides_of(cotangent),
             activation.has_value(),
             static_cast<Activation>(activation.value_or(0)),
+            data_of<Accumulate<T>>(bias),
             static_cast<T*>(out.data_ptr()),
             padded};
   }
 
   std::optional<int64_t> activation;
+  std::optional<Tensor> bias;
   Padded padded;
 };
 

@@ -16,8 +16,10 @@
 #include "kernels/philox.h"
 
 STABLE_TORCH_LIBRARY(sda_fast, m) {
-  m.def("activation_pad(Tensor x, int? activation, int[] padding) -> Tensor");
-  m.def("activation_pad_vjp(Tensor cotangent, Tensor x, int? activation, int[] padding) -> Tensor");
+  m.def("activation_pad(Tensor x, int? activation, int[] padding, Tensor? bias=None) -> Tensor");
+  m.def(
+      "activation_pad_vjp(Tensor cotangent, Tensor x, int? activation, int[] padding, "
+      "Tensor? bias=None) -> Tensor");
   m.def("gather(Tensor x, Tensor start, Tensor weight) -> Tensor");
   m.def("compose(Tensor windows, Tensor start, Tensor weight, SymInt length) -> Tensor");
   m.def(

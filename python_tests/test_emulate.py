@@ -385,14 +385,17 @@ def test_activation_pad(
     for shape, (p, q), _ in FIELDS:
         padding = [min(p, shape[2]), min(q, shape[3])]
         x, g = 3 * torch.randn(2, *shape, dtype=torch.float64).to(dtype)
-        expected = reference.activation_pad(x.double(), activation, padding)
-        product = reference.activation_pad_vjp(g.double(), x.double(), activation, padding)
-        results, products = [], []
-        for a, b in zip(orders(call, x), orders(call, g), strict=True):
-            results.append(call("activation_pad", a, activation, padding))
-            products.append(call("activation_pad_vjp", b, a, activation, padding))
-        close(same(results), expected, dtype, 10.0)
-        close(same(products), product, dtype, 10.0)
+        some = torch.randn(shape[1], dtype=torch.promote_types(dtype, torch.float32))
+        for bias in (None, some):
+            args = (activation, padding, None if bias is None else bias.double())
+            expected = reference.activation_pad(x.double(), *args)
+            product = reference.activation_pad_vjp(g.double(), x.double(), *args)
+            args, results, products = (activation, padding, bias), [], []
+            for a, b in zip(orders(call, x), orders(call, g), strict=True):
+                results.append(call("activation_pad", a, *args))
+                products.append(call("activation_pad_vjp", b, a, *args))
+            close(same(results), expected, dtype, 10.0)
+            close(same(products), product, dtype, 10.0)
 
 
 # A sampling step

@@ -142,6 +142,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
         ((8, 8), {}),
         ((9, 18), {"stride": 3}),
         ((6, 10), {"kernel_size": 5}),
+        ((8, 8), {"hidden_channels": (8, 16, 40), "hidden_blocks": (1, 0, 2)}),
         ((7, 5), {"hidden_channels": (20,), "hidden_blocks": (2,)}),
         ((8, 12), {"kernel_size": (3, 1), "stride": (2, 1), "bias": False}),
     ],

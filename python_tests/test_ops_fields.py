@@ -103,12 +103,15 @@ def test_activation_pad(shape, padding, upsample, activation, dtype):
     if any(p > n for p, n in zip(padding, shape[2:], strict=True)):
         padding = (0, 0)
     x, g = (torch.randn(shape, dtype=torch.float64).to(dtype) * 3 for _ in range(2))
-    expected = reference.activation_pad(x.double(), activation, padding)
-    product = reference.activation_pad_vjp(g.double(), x.double(), activation, padding)
+    for bias in (None, torch.randn(shape[1], dtype=wide(dtype))):
+        args = (activation, padding, None if bias is None else bias.double())
+        expected = reference.activation_pad(x.double(), *args)
+        product = reference.activation_pad_vjp(g.double(), x.double(), *args)
 
-    for y, h in zip(orders(x), reversed(orders(g)), strict=True):
-        close(ops.activation_pad(y, activation, padding), expected, dtype)
-        close(ops.activation_pad_vjp(h, y, activation, padding), product, dtype)
+        args = (activation, padding, bias)
+        for y, h in zip(orders(x), reversed(orders(g)), strict=True):
+            close(ops.activation_pad(y, *args), expected, dtype)
+            close(ops.activation_pad_vjp(h, y, *args), product, dtype)
 
 
 def test_reference_is_the_product_of_autograd():
@@ -123,9 +126,9 @@ def test_reference_is_the_product_of_autograd():
     torch.testing.assert_close(product, expected)
 
     for activation in (None, *range(5)):
-        y = reference.activation_pad(x, activation, plain)
+        y = reference.activation_pad(x, activation, plain, shift[0])
         (expected,) = torch.autograd.grad(y, x, y.detach())
-        product = reference.activation_pad_vjp(y.detach(), x.detach(), activation, plain)
+        product = reference.activation_pad_vjp(y.detach(), x.detach(), activation, plain, shift[0])
         torch.testing.assert_close(product, expected)
 
 
@@ -154,8 +157,12 @@ def test_norm_pad_gradient(rows: int | None):
 @pytest.mark.parametrize("activation", [None, 1, 2, 3, 4])
 def test_activation_pad_gradient(activation: int | None):
     x = torch.randn(2, 5, 3, 4, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(5, dtype=torch.float64, requires_grad=True)
     with ops.backend("native"):
-        assert torch.autograd.gradcheck(lambda x: ops.activation_pad(x, activation, (1, 2)), (x,))
+        for b in (None, bias):
+            assert torch.autograd.gradcheck(
+                lambda x, b: ops.activation_pad(x, activation, (1, 2), b), (x, b)
+            )
 
 
 def arguments(name: str) -> tuple[object, ...]:
@@ -163,7 +170,7 @@ def arguments(name: str) -> tuple[object, ...]:
     return {
         "norm_pad": (x, torch.randn(1, 5), [1, 2], [2, 1], 1e-5),
         "norm_pad_vjp": (g, x, torch.rand(2, 3, 4), torch.randn_like(x), [1, 2], [2, 1]),
-        "activation_pad": (x, 3, [1, 2]),
+        "activation_pad": (x, 3, [1, 2], torch.randn(5)),
         "activation_pad_vjp": (torch.randn_like(x), x, None, [1, 2]),
     }[name]
 
@@ -227,6 +234,7 @@ def test_empty():
             "residual must be float32",
         ),
         (lambda x: ops.activation_pad(x, 5), "activation must be from 0 to 4, but is 5"),
+        (lambda x: ops.activation_pad(x, 3, (0, 0), x[0, 0, 0]), r"bias must be .* shape \(5\)"),
         (lambda x: ops.activation_pad_vjp(x[:1], x), r"cotangent must have shape \[2, 5, 3, 4\]"),
     ],
 )

@@ -551,19 +551,28 @@ def norm_pad_vjp(
     return _circular(product, padding).to(normed.dtype)
 
 
-def activation_pad(x: Tensor, activation: int | None, padding: list[int]) -> Tensor:
-    """Applies an activation to fields (B, C, H, W), by its number, and pads them circularly."""
-    y = x if activation is None else ACTIVATIONS[activation](widen(x))
+def activation_pad(
+    x: Tensor, activation: int | None, padding: list[int], bias: Tensor | None = None
+) -> Tensor:
+    """Applies an activation to fields (B, C, H, W) plus a bias (C), by its number, and pads them
+    circularly."""
+    y = widen(x) if bias is None else widen(x) + bias[:, None, None]
+    y = y if activation is None else ACTIVATIONS[activation](y)
     return _circular(y, padding).to(x.dtype)
 
 
 def activation_pad_vjp(
-    cotangent: Tensor, x: Tensor, activation: int | None, padding: list[int]
+    cotangent: Tensor,
+    x: Tensor,
+    activation: int | None,
+    padding: list[int],
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Returns the vector-Jacobian product of `activation_pad` before its padding, itself padded
     circularly."""
     g = widen(cotangent)
     if activation is not None:
-        vjp = torch.func.vjp(ACTIVATIONS[activation], widen(x))[1]
+        y = widen(x) if bias is None else widen(x) + bias[:, None, None]
+        vjp = torch.func.vjp(ACTIVATIONS[activation], y)[1]
         (g,) = vjp(g)
     return _circular(g, padding).to(x.dtype)

@@ -8,8 +8,9 @@ namespace sda_fast::cpu {
 namespace {
 
 Tensor run(const std::optional<Tensor>& cotangent, const Tensor& x,
-           const std::optional<int64_t>& activation, const std::vector<int64_t>& padding) {
-  const ActivationPadOperands of(cotangent, x, activation, padding);
+           const std::optional<int64_t>& activation, const std::vector<int64_t>& padding,
+           const std::optional<Tensor>& bias) {
+  const ActivationPadOperands of(cotangent, x, activation, padding, bias);
   const Tensor out = allocate_padded(x, of.padded);
 
   dispatch(x, [&]<typename T>(T) {
@@ -23,13 +24,14 @@ Tensor run(const std::optional<Tensor>& cotangent, const Tensor& x,
 }  // namespace
 
 Tensor activation_pad(const Tensor& x, std::optional<int64_t> activation,
-                      const std::vector<int64_t>& padding) {
-  return run(std::nullopt, x, activation, padding);
+                      const std::vector<int64_t>& padding, const std::optional<Tensor>& bias) {
+  return run(std::nullopt, x, activation, padding, bias);
 }
 
 Tensor activation_pad_vjp(const Tensor& cotangent, const Tensor& x,
-                          std::optional<int64_t> activation, const std::vector<int64_t>& padding) {
-  return run(cotangent, x, activation, padding);
+                          std::optional<int64_t> activation, const std::vector<int64_t>& padding,
+                          const std::optional<Tensor>& bias) {
+  return run(cotangent, x, activation, padding, bias);
 }
 
 }  // namespace sda_fast::cpu

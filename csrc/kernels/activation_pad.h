@@ -3,8 +3,8 @@
 // The activation of fields, written where the next convolution reads it (see padded.h), and the
 // vector-Jacobian product,
 //
-//   activation_pad:      f(x),
-//   activation_pad_vjp:  f'(x) times the cotangent of f(x), before the padding.
+//   activation_pad:      f(x + bias),
+//   activation_pad_vjp:  f'(x + bias) times the cotangent of f, before the padding.
 //
 // Without an activation f(x) = x.
 
@@ -21,6 +21,7 @@ struct ActivationPad {
   FieldStrides cotangent_strides;
   bool active;  // whether there is an activation
   Activation activation;
+  const Accumulate<T>* bias;  // (channels), or null
   T* out;
   Padded padded;  // nothing is repeated
 };
@@ -59,6 +60,13 @@ inline void activation_pad(const ActivationPad<T>& a, int64_t begin, int64_t end
                      (!vjp || (g.channel == 1 && g.column == p.channels));
   const int64_t together =
       dense ? (kMostChannels / p.channels < p.width ? kMostChannels / p.channels : p.width) : 1;
+  const bool copied = !a.active && (vjp || a.bias == nullptr);
+
+  Point<A> bias((a.bias != nullptr ? together : 0) * p.channels);
+  for (int64_t i = 0; i < bias.channels; ++i) {
+    reinterpret_cast<A*>(bias.data)[i] = a.bias[i % p.channels];
+  }
+  bias.fill(A(0));
 
   for (int64_t item = begin; item < end; ++item) {
     const int64_t b = item / p.height, h = item % p.height;
@@ -68,7 +76,7 @@ inline void activation_pad(const ActivationPad<T>& a, int64_t begin, int64_t end
     const FieldStrides& from = vjp ? g : s;
 
     padded_row(p, a.out, b, h, [&](T* to, int64_t step) {
-      if (!a.active && from.channel == 1) {
+      if (copied && from.channel == 1) {
         for (int64_t w = 0; w < p.width; w += together) {
           const int64_t n = p.width - w < together ? p.width - w : together;
           __builtin_memcpy(to + w * step, source + w * from.column, n * step * sizeof(T));
@@ -79,6 +87,9 @@ inline void activation_pad(const ActivationPad<T>& a, int64_t begin, int64_t end
         const int64_t n = p.width - w < together ? p.width - w : together;
         Point<A> values(n * p.channels), cotangents(n * p.channels);
         values.load(x + w * s.column, s.channel);
+        if (a.bias != nullptr) {
+          for (int64_t i = 0; i < values.vectors; ++i) values.data[i] += bias.data[i];
+        }
         if (vjp) cotangents.load(cotangent + w * g.column, g.channel);
         if (a.active) {
           activate_all(a.activation, vjp ? reinterpret_cast<const A*>(cotangents.data) : nullptr,
@@ -94,7 +105,7 @@ inline void activation_pad(const ActivationPad<T>& a, int64_t begin, int64_t end
 
 #else
 
-// A team of lanes a point. f(x), or g f'(x) of the cotangent g.
+// A team of lanes a point. f(x + bias), or the cotangent times f'(x + bias).
 template <typename T, bool kAligned, typename F>
 __device__ __forceinline__ void pad_points(const ActivationPad<T>& a, const F& f) {
   using A = Accumulate<T>;
@@ -109,6 +120,12 @@ __device__ __forceinline__ void pad_points(const ActivationPad<T>& a, const F& f
     team.for_packs(p.channels, N, [&](int64_t c) {
       A values[N], cotangents[N];
       load<kAligned>(x + c * s.channel, s.channel, p.channels - c, values);
+      if (a.bias != nullptr) {
+        A bias[N];
+        load<kAligned>(a.bias + c, 1, p.channels - c, bias);
+#pragma unroll
+        for (int k = 0; k < N; ++k) values[k] += bias[k];
+      }
       if (a.cotangent != nullptr) {
         load<kAligned>(cotangent + c * g.channel, g.channel, p.channels - c, cotangents);
       }

@@ -8,7 +8,8 @@ block,
 .. math:: x + W_2 * f(W_1 * n + b_1) + b_2, \quad n = \text{norm}(x + \text{shift}),
 
 is then four steps: :func:`sda_fast.ops.norm_pad`, a convolution,
-:func:`sda_fast.ops.activation_pad` and a convolution that adds to x where it lies. The adjoint of
+:func:`sda_fast.ops.activation_pad` and a convolution that adds to x where it lies. Biases are the
+convolutions' where the library adds them at no cost, and otherwise the next step's. The adjoint of
 a convolution whose stride is 1 is a convolution too, by the same kernel flipped and transposed, so
 that the way back has the same form; of the way forward it needs n, its scale, and what f was
 applied to. Nothing waits for the device: on CUDA an evaluation may be captured in a graph.

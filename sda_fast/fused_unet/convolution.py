@@ -1,13 +1,15 @@
 """Convolutions of fields that are padded already, by the library of each device.
 
 On a CPU with oneDNN a kernel is packed once, by operators that torch keeps for its own compiler,
-and a convolution adds to its result where it lies. Elsewhere, on CUDA and where torch has no such
-operators, a convolution is torch's own, channels last.
+and a convolution adds its bias, and what it is to be added to, as it writes its result. Elsewhere,
+on CUDA and where torch has no such operators, a convolution is torch's own, channels last: there a
+bias would be one more pass over the result, and is left to the operator that reads it.
 """
 
 __all__ = ["Convolution", "OneDNN", "choose", "missing", "without_onednn"]
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ class Convolution:
 
     Arguments:
         weight: The kernel, with shape (out, in, h, w).
-        bias: The bias, with shape (out), or None.
+        bias: The bias, with shape (out) and in float32, or None: the result is without it.
         stride: The stride.
         padding: The zeros to pad with, which cost the library nothing.
         tf32: Whether CUDA may round factors of float32 to TF32.
@@ -35,26 +37,24 @@ class Convolution:
         tf32: bool = False,
     ):
         self.weight = weight.contiguous(memory_format=torch.channels_last)
-        self.bias = bias
+        self.left = bias
         self.stride, self.padding = list(stride), list(padding)
         self.tf32 = tf32
         self._adjoint: Convolution | None = None
 
     def __call__(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
         """Maps (B, in, H, W), channels last, to (B, out, H', W'), or adds that onto a tensor."""
-        y = self._torch(x, self.bias)
+        y = self._torch(x)
         return y if onto is None else onto.add_(y)
 
-    def _torch(
-        self, x: Tensor, bias: Tensor | None, output_padding: list[int] | None = None
-    ) -> Tensor:
+    def _torch(self, x: Tensor, output_padding: list[int] | None = None) -> Tensor:
         """Convolves, or with an output padding transposes that: its precision is ours to say, not
         that of torch's global flags."""
         cudnn = torch.backends.cudnn
         return torch.ops.aten._convolution(
             x,
             self.weight,
-            bias,
+            None,
             self.stride,
             self.padding,
             [1, 1],
@@ -84,13 +84,16 @@ class Convolution:
                 full, self.stride, g.shape[2:], self.weight.shape[2:], strict=True
             )
         ]
-        return ops.fold(self._torch(g, None, short), circular)
+        return ops.fold(self._torch(g, short), circular)
 
 
 class OneDNN(Convolution):
-    """A convolution on a CPU, its kernel packed for oneDNN."""
+    """A convolution on a CPU, its kernel packed for oneDNN. Its result is with the bias."""
 
-    _packed: Tensor | None = None
+    def __init__(self, weight: Tensor, bias: Tensor | None, *options: Any):
+        super().__init__(weight, None, *options)
+        self.bias = None if bias is None else bias.to(weight.dtype)
+        self._packed: Tensor | None = None
 
     def __call__(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
         unit = [1, 1]

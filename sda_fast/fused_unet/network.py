@@ -100,29 +100,31 @@ class FusedUNet:
         skips: list[Tensor] = []
 
         x = x.to(self.dtype)
-        for head, blocks in zip(weights.heads, weights.descent, strict=True):
-            x = head(ops.activation_pad(x, None, padding))
+        for head, offset, blocks in zip(weights.heads, weights.down, weights.descent, strict=True):
+            x = head(ops.activation_pad(x, None, padding, offset))
             for block in blocks:
                 x = self._block(block, x, shifts, kept)
             skips.append(x)
 
         skips.pop()
 
-        for blocks, tail, eps, upsample in zip(
-            weights.ascent, weights.tails[:-1], self.norms, self.upsample, strict=False
+        for blocks, tail, offset, eps, upsample in zip(
+            weights.ascent, weights.tails, weights.up, self.norms, self.upsample, strict=False
         ):
             for block in blocks:
                 x = self._block(block, x, shifts, kept)
-            padded, scale = ops.norm_pad(x, None, padding, upsample, eps)
+            shift = None if offset is None else offset[None]
+            padded, scale = ops.norm_pad(x, shift, padding, upsample, eps)
             if kept is not None:
                 kept.append(_Kept(self._inner(padded, upsample), scale))
             x = tail(padded, onto=skips.pop())
 
         for block in weights.ascent[-1]:
             x = self._block(block, x, shifts, kept)
-        x = weights.tails[-1](ops.activation_pad(x, None, padding))
+        last = weights.tails[-1]
+        x = last(ops.activation_pad(x, None, padding, weights.up[-1])).to(torch.float32)
 
-        return x.to(torch.float32)
+        return x if last.left is None else x.add_(last.left[:, None, None])
 
     def _block(self, block: Block, x: Tensor, shifts: Tensor, kept: list[_Kept] | None) -> Tensor:
         """Adds to x, where it lies, what a block makes of it."""
@@ -130,7 +132,8 @@ class FusedUNet:
         before = block.first(padded)
         if kept is not None:
             kept.append(_Kept(self._inner(padded), scale, before))
-        return block.second(ops.activation_pad(before, self.activation, self.padding), onto=x)
+        active = ops.activation_pad(before, self.activation, self.padding, block.first.left)
+        return block.second(active, onto=x)
 
     def _inner(self, padded: Tensor, step: tuple[int, ...] = (1, 1)) -> Tensor:
         """Returns what the padding is around, of repeated points the first."""
@@ -174,7 +177,9 @@ class FusedUNet:
         """Maps the padded cotangent of a block's result to that of its input."""
         assert kept.before is not None
         after = block.second.adjoint(g)
-        inside = ops.activation_pad_vjp(after, kept.before, self.activation, self.padding)
+        inside = ops.activation_pad_vjp(
+            after, kept.before, self.activation, self.padding, block.first.left
+        )
         inside = block.first.adjoint(inside)
         return ops.norm_pad_vjp(inside, kept.normed, kept.scale, self._inner(g), self.padding)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import _native
 from .convolution import Convolution
@@ -63,8 +63,7 @@ class Weights:
         def convolution(module: nn.Conv2d) -> Convolution:
             # copies: a gradient is that of the weights that were evaluated, whatever came after
             weight = module.weight.detach().to(precision.dtype, copy=True)
-            bias = None if module.bias is None else module.bias.detach()
-            bias = None if bias is None else bias.to(precision.dtype, copy=True)
+            bias = None if module.bias is None else module.bias.detach().clone()
             return convolve(weight, bias, module.stride, zeros, precision.tf32)
 
         def blocks(level: list[Any]) -> list[Block]:
@@ -79,6 +78,34 @@ class Weights:
         self.ascent = [blocks(level) for level in network.ascent]
         self.projection = torch.cat([p.weight.detach() for p in network.projections])
         self.shift = torch.cat([p.bias.detach() for p in network.projections])
+        self._fold()
+
+    def _fold(self) -> None:
+        """Adds up the biases that convolutions leave. The sum x of a level is kept without them:
+        blocks have them in their shifts, what goes on to the next level has `down` or `up`."""
+        offset: Tensor | None = None
+        self.down: list[Tensor | None] = []  # of what heads read
+        self.up: list[Tensor | None] = []  # of what is read at the ends of levels on the way up
+
+        def follow(offset: Tensor | None, blocks: list[Block]) -> Tensor | None:
+            for block in blocks:
+                if offset is not None:
+                    self.shift[block.shift] += offset
+                offset = _sum(offset, block.second.left)
+            return offset
+
+        for head, blocks in zip(self.heads, self.descent, strict=True):
+            self.down.append(offset)
+            offset = follow(head.left, blocks)
+        skips = self.down[1:]
+        for blocks, tail in zip(self.ascent, self.tails, strict=True):
+            offset = follow(offset, blocks)
+            self.up.append(offset)
+            offset = _sum(tail.left, skips.pop() if skips else None)
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
 
 
 Kind = tuple[Precision, type[Convolution]]

@@ -88,17 +88,24 @@ def norm_pad_vjp(
 
 
 def activation_pad(
-    x: Tensor, activation: int | None = None, padding: Sequence[int] = (0, 0)
+    x: Tensor,
+    activation: int | None = None,
+    padding: Sequence[int] = (0, 0),
+    bias: Tensor | None = None,
 ) -> Tensor:
     r"""Applies an activation to fields, and pads them circularly.
 
-    Differentiable with respect to `x`, once.
+    .. math:: f(x + \text{bias})
+
+    Differentiable with respect to `x` and `bias`, once.
 
     Arguments:
         x: The fields, with shape :math:`(B, C, H, W)`, float32, float64, bfloat16 or float16, in
             any order in memory.
         activation: The number of the activation: 0 ReLU, 1 ELU, 2 SELU, 3 SiLU, 4 GELU, or None.
         padding: How many rows and columns to pad with on either side.
+        bias: What is added to each channel before, with shape :math:`(C)`, float64 beside a
+            float64 `x` and float32 otherwise.
 
     Returns:
         The padded fields, with shape :math:`(B, C, H + 2 p, W + 2 q)` and their channels last in
@@ -108,13 +115,17 @@ def activation_pad(
         RuntimeError: If a shape or dtype does not fit, or there are more than 2048 channels.
     """
     if is_native(x):
-        padded: Tensor = call(native.activation_pad, x, activation, list(padding))
+        padded: Tensor = call(native.activation_pad, x, activation, list(padding), bias)
         return padded
-    return reference.activation_pad(x, activation, list(padding))
+    return reference.activation_pad(x, activation, list(padding), bias)
 
 
 def activation_pad_vjp(
-    cotangent: Tensor, x: Tensor, activation: int | None = None, padding: Sequence[int] = (0, 0)
+    cotangent: Tensor,
+    x: Tensor,
+    activation: int | None = None,
+    padding: Sequence[int] = (0, 0),
+    bias: Tensor | None = None,
 ) -> Tensor:
     r"""Returns the vector-Jacobian product of :func:`activation_pad` before its padding, itself
     padded circularly: so the adjoint of a convolution reads it.
@@ -124,6 +135,7 @@ def activation_pad_vjp(
         x: The fields, likewise.
         activation: The number of the activation, or None.
         padding: How many rows and columns to pad with on either side.
+        bias: What was added to each channel before, or None.
 
     Returns:
         The padded product, with shape :math:`(B, C, H + 2 p, W + 2 q)`, its channels last.
@@ -133,9 +145,9 @@ def activation_pad_vjp(
     """
     if is_native(cotangent):
         operator = native.activation_pad_vjp
-        product: Tensor = call(operator, cotangent, x, activation, list(padding))
+        product: Tensor = call(operator, cotangent, x, activation, list(padding), bias)
         return product
-    return reference.activation_pad_vjp(cotangent, x, activation, list(padding))
+    return reference.activation_pad_vjp(cotangent, x, activation, list(padding), bias)
 
 
 def fold(padded: Tensor, padding: Sequence[int]) -> Tensor:
@@ -199,26 +211,34 @@ def _fake_norm_pad_vjp(
     return _fake_activation_pad_vjp(cotangent, normed, None, options[0])
 
 
-def _fake_activation_pad(x: Tensor, activation: int | None, padding: list[int]) -> Tensor:
+def _fake_activation_pad(
+    x: Tensor, activation: int | None, padding: list[int], bias: Tensor | None = None
+) -> Tensor:
     p, q = padding
     return _channels_last(x, x.shape[2] + 2 * p, x.shape[3] + 2 * q)
 
 
 def _fake_activation_pad_vjp(
-    cotangent: Tensor, x: Tensor, activation: int | None, padding: list[int]
+    cotangent: Tensor,
+    x: Tensor,
+    activation: int | None,
+    padding: list[int],
+    bias: Tensor | None = None,
 ) -> Tensor:
     return _fake_activation_pad(x, activation, padding)
 
 
 def _setup_activation_pad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, ctx.activation, ctx.padding = inputs
-    ctx.save_for_backward(x)
+    x, ctx.activation, ctx.padding, bias = (*inputs, None)[:4]
+    ctx.save_for_backward(x, bias)
 
 
 def _backward_activation_pad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (x,) = ctx.saved_tensors
-    operator = native.activation_pad_vjp
-    return operator(fold(grad, ctx.padding), x, ctx.activation, [0, 0]), None, None
+    x, bias = ctx.saved_tensors
+    cotangent = fold(grad, ctx.padding)
+    grad_x = native.activation_pad_vjp(cotangent, x, ctx.activation, [0, 0], bias)
+    grad_bias = None if bias is None else grad_x.to(bias.dtype).sum((0, 2, 3))
+    return grad_x, None, None, grad_bias
 
 
 def _once(name: str) -> Any:
