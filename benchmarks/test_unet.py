@@ -3,7 +3,7 @@
 Four windows of 5 states of 2 channels: on 64 x 64 cells the paper's Kolmogorov network, of
 (96, 192, 384) channels, and a small one; on 32 x 32 cells one of four levels that is told a forcing
 and a mask besides. With each timing is what its convolutions would take at the rate that a probe of
-one reaches (`extra_info`).
+one reaches (`extra_info`). The first and the last convolution are timed alone as well.
 """
 
 from collections.abc import Callable, Iterator
@@ -112,3 +112,36 @@ def test_unet(benchmark, precision: Callable[[str], None], name: str, how: str, 
         benchmark.extra_info["GFLOP"] = work / 1e9
         benchmark.extra_info["floor, ms"] = work / rate * 1e3
         benchmark(run)
+
+
+@pytest.mark.parametrize("layer", ["first", "last", "last, centre"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_unet_ends(benchmark, name: str, layer: str):
+    """Times the first and the last convolution, and the last of the centre state's channels alone:
+    what there is to save by reading states rather than windows of them, and by computing what the
+    composition keeps."""
+    network, x, c = make(name)
+    y = x if c is None else torch.cat((x, c.expand(len(x), *c.shape)), dim=1)
+    with sampling():
+        fused = network.fused(y)
+    assert not isinstance(fused, str), fused
+
+    first, last = fused.weights.heads[0], fused.weights.tails[-1]
+    module = network.network.heads[0] if layer == "first" else network.network.tails[-1]
+    convolution, inputs = (first, y) if layer == "first" else (last, None)
+    if inputs is None:
+        inputs = torch.randn(len(y), module.in_channels, *y.shape[2:])
+    if layer == "last, centre":
+        kept = slice(4, 6)
+        options = (module.stride, tuple(last.padding))
+        convolution = type(last)(module.weight[kept], module.bias[kept], *options)
+
+    with torch.no_grad(), ops.backend("reference"):
+        whole = operations(network, lambda: network(x, torch.tensor(0.5), c))
+    with torch.no_grad():
+        padded = ops.activation_pad(inputs, None, fused.padding)
+        result = convolution(padded)
+        work = 2 * result.numel() * convolution.weight[0].numel()
+        benchmark.group = f"U-Net ends, {name} ({torch.get_num_threads()} threads)"
+        benchmark.extra_info["of the network's operations"] = work / whole
+        benchmark(convolution, padded)
