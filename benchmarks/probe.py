@@ -27,6 +27,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .turns import matmul_precision
+
 SOURCE = Path(__file__).with_name("probe.cpp")
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")
 
@@ -45,6 +47,7 @@ class Floors:
         float32: The rate of fused multiply-adds in float32 of all threads (of a GPU: of a matrix
             product without tf32), in FLOP/s.
         float32_one: That of one thread.
+        tf32: That of a GPU's matrix product of float32 with its factors rounded to tf32.
         bfloat16: The rate of products in bfloat16 summed in float32, in FLOP/s.
         bfloat16_one: That of one thread.
         copy: The rate of a copy by all threads, in bytes read and written a second.
@@ -57,6 +60,7 @@ class Floors:
     threads: int
     float32: float | None = None
     float32_one: float | None = None
+    tf32: float | None = None
     bfloat16: float | None = None
     bfloat16_one: float | None = None
     copy: float | None = None
@@ -179,15 +183,14 @@ def measure_cuda(size: int = 8192, megabytes: int = 2048) -> Floors:
         c = torch.empty_like(a)
         return _cuda_rate(2 * size**3, lambda: torch.mm(a, b, out=c))
 
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
+    with matmul_precision("highest"):
         float32 = product(torch.float32)
-    finally:
-        torch.set_float32_matmul_precision(precision)
-
-    name = torch.cuda.get_device_name()
-    return Floors(name, 1, float32=float32, bfloat16=product(torch.bfloat16), copy=copy)
+    with matmul_precision("high"):
+        tf32 = product(torch.float32)
+    bfloat16 = product(torch.bfloat16)
+    return Floors(
+        torch.cuda.get_device_name(), 1, float32=float32, tf32=tf32, bfloat16=bfloat16, copy=copy
+    )
 
 
 def measure(device: str = "cpu", quick: bool = False) -> Floors:

@@ -1,17 +1,25 @@
 """The published method in eager PyTorch, what `sda_fast` is measured against.
 
-Written from the paper (Rozet & Louppe, 2023): the composition of its algorithm 2 by views of the
-trajectory, the guidance of algorithm 3 by autograd and the sampler of algorithm 4, with torch's own
-random numbers. The network is the same module.
+Written from the paper (Rozet & Louppe, 2023): the loss, the composition of algorithm 2 by views of
+a trajectory, the guidance of algorithm 3 by autograd and the sampler of algorithm 4, with torch's
+own random numbers. The network is the same module.
 """
 
-__all__ = ["Composed", "Guided", "posterior"]
+__all__ = ["Composed", "Guided", "denoising_loss", "posterior"]
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def denoising_loss(network: Callable[[Tensor, Tensor], Tensor], x: Tensor, sde: Any) -> Tensor:
+    """Returns the mean squared error of the noise that a network finds in windows (B, *)."""
+    t = torch.rand(len(x), device=x.device)
+    times = t.reshape(-1, *(1,) * (x.ndim - 1))
+    eps = torch.randn_like(x)
+    return (network(sde.mu(times) * x + sde.sigma(times) * eps, t) - eps).square().mean()
 
 
 class Composed(nn.Module):

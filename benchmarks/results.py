@@ -149,7 +149,7 @@ def groups(result: Result) -> dict[str, dict[str, dict[str, Any]]]:
 def floor(case: dict[str, Any], floors: dict[str, Any]) -> float | None:
     """Returns the least seconds that the operations and bytes of a case take, if they are known."""
     one = "_one" if case.get("threads") == 1 and floors.get("copy_one") else ""
-    half = case.get("bfloat16") and floors.get(f"bfloat16{one}")
-    peak = floors[f"bfloat16{one}" if half else f"float32{one}"]
+    kind = "bfloat16" if case.get("bfloat16") else case.get("code", "").rpartition(" ")[2]
+    peak = (kind in ("bfloat16", "tf32") and floors.get(f"{kind}{one}")) or floors[f"float32{one}"]
     work = ((case.get("flops"), peak), (case.get("bytes"), floors[f"copy{one}"]))
     return max((n / rate for n, rate in work if n and rate), default=None)

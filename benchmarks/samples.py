@@ -4,7 +4,7 @@ All draw with the same network, steps and score evaluations. From the same noise
 corrections they draw the same samples, as which they are compared before they are timed.
 """
 
-__all__ = ["PEERS", "Problem", "kolmogorov", "lorenz63", "sampling_work"]
+__all__ = ["PEERS", "Problem", "importable", "kolmogorov", "lorenz63", "sampling_work"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,9 +135,9 @@ def sampling_work(
         "native": native(ours),
         "native bfloat16": native(ours),
     }
-    if peers and importable("azula") and not guided:
+    if peers and importable(PEERS["azula"]) and not guided:
         draws["azula"] = azula(prior, composed, batch)
-    if peers and importable("sda"):
+    if peers and importable(PEERS["sda"]):
         theirs = sda(problem, network, y, guided)
         draws["sda"] = lambda n, c: theirs.sample((batch,), steps=n, corrections=c, tau=TAU)
         draws["native, objects of sda"] = native(theirs)
@@ -158,16 +158,16 @@ def sampling_work(
     )
 
 
-def importable(code: str) -> bool:
+def importable(module: str) -> bool:
     try:
-        import_module(PEERS[code])
+        import_module(module)
     except ImportError:
         return False
     return True
 
 
 def azula(prior: VPSDE, eps: Callable[[Tensor, Tensor], Tensor], batch: int) -> Draw:
-    """Draws with azula's predictor-corrector sampler."""
+    """Draws with azula's predictor-corrector sampler, from an eager network."""
     denoise, samplers = import_module("azula.denoise"), import_module("azula.sample")
 
     class Denoiser(denoise.Denoiser):  # type: ignore[misc, name-defined]
@@ -180,7 +180,8 @@ def azula(prior: VPSDE, eps: Callable[[Tensor, Tensor], Tensor], batch: int) -> 
 
     def draw(steps: int, corrections: int) -> Tensor:
         sampler = samplers.PCSampler(Denoiser(), corrections, 0.1, steps=steps, silent=True)
-        return sampler(torch.randn(batch, *prior.shape))
+        with ops.backend("reference"):  # the network as azula would have it, in eager PyTorch
+            return sampler(torch.randn(batch, *prior.shape))
 
     return draw
 

@@ -1,147 +1,28 @@
-"""Times the U-Net on windows of fields, fused against the eager and the compiled module.
+"""Times the U-Net on windows of fields: the forward pass and the vector-Jacobian product.
 
-Four windows of 5 states of 2 channels: on 64 x 64 cells the paper's Kolmogorov network, of
-(96, 192, 384) channels, and a small one; on 32 x 32 cells one of four levels that is told a forcing
-and a mask besides. With each timing is what its convolutions would take at the rate that a probe of
-one reaches (`extra_info`). The first and the last convolution are timed alone as well.
+Four windows of 5 states of 2 components: on fields of 64² the paper's Kolmogorov network, of
+channels (96, 192, 384), and a small one, which is on 32² cells too, beside one of four levels that
+is told a forcing.
 """
 
-from collections.abc import Callable, Iterator
-from time import perf_counter
-
 import pytest
-import torch
-from torch import Tensor, nn
 
-from sda_fast import ScoreUNet, ops
-from sda_fast.score import sampling
+from .workloads import DEEP, PAPER, SMALL, unet_score
 
-pytestmark = pytest.mark.slow  # the compiler's own time
-
-WINDOWS = 4
-
-# the channels at each depth, the blocks there, the cells along an axis, the channels of context
-NETWORKS = {
-    "(32, 64, 128)": ((32, 64, 128), (3, 3, 3), 64, 0),
-    "(96, 192, 384)": ((96, 192, 384), (3, 3, 3), 64, 0),
-    "(32, 64, 128, 192)": ((32, 64, 128, 192), (2, 2, 2, 2), 32, 6),
-}
+SLOW = pytest.mark.slow
+CODES = ("eager", "compiled", "native", "native bfloat16", "channels last, bfloat16")
 
 
-def make(name: str) -> tuple[ScoreUNet, Tensor, Tensor | None]:
-    """Returns a network, windows and their context."""
-    channels, blocks, cells, context = NETWORKS[name]
-    torch.manual_seed(0)
-    network = ScoreUNet(
-        10,
-        context,
-        hidden_channels=channels,
-        hidden_blocks=blocks,
-        activation=nn.SiLU,
-        padding_mode="circular",
-    )
-    c = torch.randn(context, cells, cells) if context else None
-    return network.requires_grad_(False), torch.randn(WINDOWS, 10, cells, cells), c
-
-
-def operations(network: ScoreUNet, run: Callable[[], object]) -> int:
-    """Counts the multiplications and additions of the convolutions of a call."""
-    counts = []
-
-    def count(module: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        counts.append(2 * output.numel() * module.weight[0].numel())
-
-    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-    handles = [module.register_forward_hook(count) for module in convolutions]
-    run()
-    for handle in handles:
-        handle.remove()
-    return sum(counts)
-
-
-def convolution_rate(dtype: torch.dtype) -> float:
-    """Probes how many operations a second the library's convolutions do, at their best."""
-    x = torch.randn(8, 64, 34, 34, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(64, 64, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    best = float("inf")
-    with torch.no_grad():
-        for _ in range(20):
-            start = perf_counter()
-            torch.conv2d(x, weight)
-            best = min(best, perf_counter() - start)
-    return 2 * 8 * 32 * 32 * 64 * 64 * 9 / best
-
-
-@pytest.fixture
-def precision() -> Iterator[Callable[[str], None]]:
-    before = torch.get_float32_matmul_precision()
-    yield torch.set_float32_matmul_precision
-    torch.set_float32_matmul_precision(before)
-
-
-@pytest.mark.parametrize("gradient", [False, True], ids=["forward", "vjp"])
-@pytest.mark.parametrize("how", ["float32", "bfloat16", "eager", "compiled"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_unet(benchmark, precision: Callable[[str], None], name: str, how: str, gradient: bool):
-    network, x, c = make(name)
-    t, cotangent = torch.tensor(0.5), torch.randn_like(x)
-    run_network = network
-
-    def run() -> Tensor:
-        if not gradient:
-            with torch.no_grad():
-                return run_network(x, t, c)
-        y = x.detach().requires_grad_()
-        return torch.autograd.grad(run_network(y, t, c), y, cotangent)[0]
-
-    with ops.backend("reference"):
-        expected = run()
-        work = operations(network, run) * (2 if gradient else 1)
-
-    half = how == "bfloat16"
-    precision("medium" if half else "highest")
-    if how == "compiled":
-        run_network = torch.compile(network)
-    with sampling(), ops.backend("auto" if how in ("float32", "bfloat16") else "reference"):
-        result = run()
-        assert float((result - expected).norm() / expected.norm()) < (2e-2 if half else 1e-4)
-
-        kind, threads = "vjp" if gradient else "forward", torch.get_num_threads()
-        benchmark.group = f"U-Net {kind}, {name} ({threads} threads)"
-        rate = convolution_rate(torch.bfloat16 if half else torch.float32)
-        benchmark.extra_info["GFLOP"] = work / 1e9
-        benchmark.extra_info["floor, ms"] = work / rate * 1e3
-        benchmark(run)
-
-
-@pytest.mark.parametrize("layer", ["first", "last", "last, centre"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_unet_ends(benchmark, name: str, layer: str):
-    """Times the first and the last convolution, and the last of the centre state's channels alone:
-    what there is to save by reading states rather than windows of them, and by computing what the
-    composition keeps."""
-    network, x, c = make(name)
-    y = x if c is None else torch.cat((x, c.expand(len(x), *c.shape)), dim=1)
-    with sampling():
-        fused = network.fused(y)
-    assert not isinstance(fused, str), fused
-
-    first, last = fused.weights.heads[0], fused.weights.tails[-1]
-    module = network.network.heads[0] if layer == "first" else network.network.tails[-1]
-    convolution, inputs = (first, y) if layer == "first" else (last, None)
-    if inputs is None:
-        inputs = torch.randn(len(y), module.in_channels, *y.shape[2:])
-    if layer == "last, centre":
-        kept = slice(4, 6)
-        options = (module.stride, tuple(last.padding))
-        convolution = type(last)(module.weight[kept], module.bias[kept], *options)
-
-    with torch.no_grad(), ops.backend("reference"):
-        whole = operations(network, lambda: network(x, torch.tensor(0.5), c))
-    with torch.no_grad():
-        padded = ops.activation_pad(inputs, None, fused.padding)
-        result = convolution(padded)
-        work = 2 * result.numel() * convolution.weight[0].numel()
-        benchmark.group = f"U-Net ends, {name} ({torch.get_num_threads()} threads)"
-        benchmark.extra_info["of the network's operations"] = work / whole
-        benchmark(convolution, padded)
+@pytest.mark.parametrize(
+    ("side", "channels", "code"),
+    [
+        pytest.param(side, channels, code, marks=[SLOW] * slow)
+        for side, channels in ((32, SMALL), (32, DEEP), (64, SMALL), (64, PAPER))
+        for code in CODES
+        for slow in [(side, channels) != (32, SMALL) or code == "compiled"]
+    ],
+)
+@pytest.mark.parametrize("kind", ["forward", "vjp"])
+def test_unet(timed, device: str, kind: str, side: int, channels: tuple[int, ...], code: str):
+    title = f"U-Net {channels} {kind}, 4 windows of {side}²"
+    timed(title, lambda: unet_score(side, channels, device).work(kind))

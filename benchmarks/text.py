@@ -45,6 +45,7 @@ def rates(floors: dict[str, Any]) -> list[str]:
 
     rows = {
         "float32 multiply-adds, GFLOP/s": "float32",
+        **({"TF32 products, GFLOP/s": "tf32"} if floors.get("tf32") else {}),
         "bfloat16 products, GFLOP/s": "bfloat16",
         "copy, read and written, GB/s": "copy",
     }

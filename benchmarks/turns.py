@@ -7,7 +7,7 @@ a test; so the first test of a group times all codes of it, and each test report
 __all__ = ["Measured", "Replay", "Work", "is_half", "matmul_precision", "precision", "take_turns"]
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -15,6 +15,9 @@ from typing import Any
 import torch
 
 ROUND = 5e-3  # seconds: so many calls make a round
+PRECISION = {"bfloat16": "medium", "tf32": "high"}  # of matrix products, by how a code's name ends
+ROUNDING = {"bfloat16": 5e-2, "tf32": 5e-3}  # the error that it may make
+LONG, FEW = 2.0, 3  # of a call that takes so many seconds, so many rounds suffice
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,13 @@ class Work:
     """What several codes do.
 
     Arguments:
-        runs: Functions by the name of the code. A code whose name ends with "bfloat16" may round
-            the factors of matrix products to it.
+        runs: Functions by the name of the code. A code whose name ends with "bfloat16" or "tf32"
+            may round the factors of matrix products to it.
         error: Returns the relative error of a code against the eager one.
         flops: The floating-point operations of matrix products and convolutions, of each.
         bytes: The bytes that each reads and writes at least.
-        limit: What the error may be, but for codes in bfloat16.
+        limit: What the error may be, but for codes in bfloat16 and tf32.
+        within: Makes a context that all of it is run within.
     """
 
     runs: dict[str, Callable[[], Any]]
@@ -35,6 +39,7 @@ class Work:
     flops: int = 0
     bytes: int = 0
     limit: float = 1e-4
+    within: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def check(self, code: str) -> None:
         """Compares a code with the eager one.
@@ -44,7 +49,7 @@ class Work:
         """
         if self.error is None:
             return
-        error, limit = self.error(code), max(5e-2 * is_half(code), self.limit)
+        error, limit = self.error(code), max(ROUNDING.get(suffix(code), 0.0), self.limit)
         if not error <= limit:  # NaN is not
             raise ArithmeticError(
                 f"the error of {code} must be at most {limit}, but is {error:.2g}"
@@ -59,8 +64,12 @@ class Measured:
     problems: dict[str, Exception] = field(default_factory=dict)
 
 
+def suffix(code: str) -> str:
+    return code.rpartition(" ")[2]
+
+
 def is_half(code: str) -> bool:
-    return code.endswith("bfloat16")
+    return suffix(code) == "bfloat16"
 
 
 @contextmanager
@@ -76,7 +85,7 @@ def matmul_precision(precision: str) -> Iterator[None]:
 
 def precision(code: str) -> AbstractContextManager[None]:
     """Sets the precision that a code is to have."""
-    return matmul_precision("medium" if is_half(code) else "highest")
+    return matmul_precision(PRECISION.get(suffix(code), "highest"))
 
 
 def take_turns(
@@ -94,11 +103,12 @@ def take_turns(
         codes: Which codes of it.
         clock: The clock.
         seconds: The time of a code's rounds, but for the least number of them.
-        rounds: The least number of rounds.
+        rounds: The least number of rounds; where a call takes seconds, three suffice.
         wait: Waits for the device.
     """
     measured = Measured()
     calls: dict[str, int] = {}
+    longest = 0.0
 
     def one_round(code: str) -> float:
         run = work.runs[code]
@@ -110,22 +120,29 @@ def take_turns(
             wait()
             return (clock() - began) / calls[code]
 
-    for code in codes:
-        try:
-            with precision(code):
-                work.check(code)
-            calls[code] = 1
-            one_round(code)  # warm-up
-            calls[code] = max(1, min(1000, int(ROUND / max(one_round(code), 1e-9))))
-            measured.times[code] = []
-        except Exception as error:  # whatever a compiler raises: the others are still timed
-            measured.problems[code] = error
+    with work.within():
+        for code in codes:
+            try:
+                with precision(code):
+                    work.check(code)
+                calls[code] = 1
+                once = one_round(code)  # warm-up
+                if once < LONG:
+                    once = one_round(code)
+                calls[code] = max(1, min(1000, int(ROUND / max(once, 1e-9))))
+                measured.times[code] = []
+                longest = max(longest, once)
+            except Exception as error:  # whatever a compiler raises: the others are still timed
+                measured.problems[code] = error
 
-    done, until = 0, monotonic() + seconds * len(measured.times)
-    while done < rounds or monotonic() < until:
-        for code, found in measured.times.items():
-            found.append(one_round(code))
-        done += 1
+        if longest >= LONG:
+            rounds = min(rounds, FEW)
+        done, until = 0, monotonic() + seconds * len(measured.times)
+        while done < rounds or monotonic() < until:
+            for code, found in measured.times.items():
+                found.append(one_round(code))
+            done += 1
+
     return measured
 
 

@@ -2,12 +2,15 @@
 
 Width 256, depth 5, windows of 5 states, trajectories of 65: the paper's Lorenz-63 network. And
 U-Nets on windows of 5 two-dimensional fields, trajectories of 8, which are 4 windows; the paper's
-has channels (96, 192, 384), on fields of 64².
+has channels (96, 192, 384), on fields of 64². DEEP is one of four levels that is told a forcing.
 """
 
 __all__ = [
+    "DEEP",
     "LENGTH",
     "OBSERVED",
+    "PAPER",
+    "SMALL",
     "STATE",
     "Score",
     "count_flops",
@@ -21,7 +24,6 @@ __all__ = [
 
 import copy
 from collections.abc import Callable
-from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -31,7 +33,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from sda_fast import MCScoreNet, ops, score
+from sda_fast import MCScoreNet, ops
+from sda_fast.score import sampling
 
 from .published import Composed
 from .turns import Work
@@ -39,7 +42,8 @@ from .turns import Work
 LENGTH, STATE = 65, 3
 OBSERVED = (slice(None, None, 8), slice(0, 1))
 FIELDS, COMPONENTS = 8, 2
-SMALL, PAPER = (32, 64, 128), (96, 192, 384)
+SMALL, PAPER, DEEP = (32, 64, 128), (96, 192, 384), (32, 64, 128, 192)
+FORCING = 6  # channels
 
 
 def relative_error(x: Tensor, expected: Tensor) -> float:
@@ -76,11 +80,13 @@ class Score:
         network: The network, which the sampler evaluates natively as far as it can.
         x: Trajectories.
         cotangent: What is multiplied with its Jacobian.
+        context: What the network is told besides, if anything.
     """
 
     network: MCScoreNet
     x: Tensor
     cotangent: Tensor
+    context: Tensor | None = None
 
     @cached_property
     def eager(self) -> Composed:
@@ -92,37 +98,31 @@ class Score:
         return torch.tensor(0.5, device=self.x.device)
 
     def work(self, kind: str, compiler: str = "inductor") -> Work:
-        """Returns what is timed.
+        """Returns what is timed: the native code as the sampler calls it.
 
         Arguments:
             kind: "forward", or "vjp", which is it with the vector-Jacobian product.
             compiler: The backend of torch.compile.
         """
-        x, t, v = self.x, self.t, self.cotangent
+        x, t, c, v = self.x, self.t, self.context, self.cotangent
 
-        def forward(network: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        def forward(network: Callable[..., Tensor]) -> Tensor:
             with torch.no_grad(), ops.backend("reference"):  # or a U-Net would be fused
-                return network(x, t)
+                return network(x, t, c)
 
-        def vjp(network: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        def vjp(network: Callable[..., Tensor]) -> Tensor:
             with torch.enable_grad(), ops.backend("reference"):
                 z = x.detach().requires_grad_()
-                return torch.autograd.grad(network(z, t), z, v)[0]
+                return torch.autograd.grad(network(z, t, c), z, v)[0]
 
-        def evaluate() -> Tensor:
+        def native(network: MCScoreNet) -> Tensor:
             with torch.no_grad(), ops.backend("native"):
                 if kind == "forward":
-                    return self.network(x, t)
-                _, product = self.network.linearise(x, t)
+                    return network(x, t, c)
+                _, product = network.linearise(x, t, c)
                 return product(v)
 
-        def native() -> Callable[[], Tensor]:
-            """Makes what the sampler does in a step, as if within `sampling` for good."""
-            run = copy_context()
-            run.run(score._evaluation.set, score._Evaluation())
-            return partial(run.run, evaluate)
-
-        networks: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        networks: dict[str, Callable[..., Tensor]] = {
             "eager": self.eager,
             "compiled": torch.compile(self.eager, dynamic=False, backend=compiler),
         }
@@ -130,22 +130,25 @@ class Score:
             networks["channels last, bfloat16"] = self._channels_last
         of = forward if kind == "forward" else vjp
         runs = {code: lambda n=n: of(n) for code, n in networks.items()}
-        runs |= {"native": native(), "native bfloat16": native()}
+        # a copy for each precision, since within `sampling` a network stays as it was packed first
+        ours = ["native", "native bfloat16", *["native tf32"] * x.is_cuda]
+        runs |= {code: partial(native, copy.deepcopy(self.network)) for code in ours}
 
         expected = runs["eager"]()
         return Work(
             runs,
             lambda code: relative_error(runs[code](), expected),
             flops=count_flops(runs["eager"]),
+            within=sampling,  # a network is packed once for many calls
         )
 
     @cached_property
     def _last(self) -> Composed:
         return copy.deepcopy(self.eager).to(memory_format=torch.channels_last)
 
-    def _channels_last(self, x: Tensor, t: Tensor) -> Tensor:
+    def _channels_last(self, x: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
         with torch.autocast(x.device.type, dtype=torch.bfloat16):
-            return self._last(x, t).float()
+            return self._last(x, t, c).float()
 
 
 def mlp_arguments(width: int) -> dict[str, Any]:
@@ -161,9 +164,11 @@ def mlp_arguments(width: int) -> dict[str, Any]:
 
 def unet_arguments(channels: tuple[int, ...] = SMALL) -> dict[str, Any]:
     """Returns what a U-Net for windows of states of two components on a periodic domain is made
-    with: the paper's three blocks at each depth if its channels are the paper's, otherwise two."""
+    with: the paper's three blocks at each depth if its channels are the paper's, otherwise two;
+    the deep one is told a forcing."""
     return {
         "features": COMPONENTS,
+        "context": FORCING if channels == DEEP else 0,
         "order": 2,
         "spatial": 2,
         "embedding": 64,
@@ -188,4 +193,6 @@ def mlp_score(batch: int, width: int, device: str = "cpu") -> Score:
 def unet_score(side: int, channels: tuple[int, ...] = SMALL, device: str = "cpu") -> Score:
     """Makes a U-Net with a trajectory of fields."""
     x, v = torch.randn(2, 1, FIELDS, COMPONENTS, side, side, device=device)
-    return Score(make_network(unet_arguments(channels), device), x, v)
+    network = make_network(unet_arguments(channels), device)
+    context = torch.randn(FORCING, side, side, device=device) if channels == DEEP else None
+    return Score(network, x, v, context)

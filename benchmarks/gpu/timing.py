@@ -191,7 +191,7 @@ def codes(run: Run, group: str, make: Callable[[], Work], compiled: bool) -> Non
             continue
 
         def timed(call: Callable[[], object] = call, code: str = code) -> Timing:
-            with precision(code):
+            with precision(code), work.within():
                 work.check(code)
                 return run.time(call, seconds=0.3)
 
