@@ -20,6 +20,7 @@ TINY = {"odd": (3, 33, 5), "one": (1, 65, 3)}
 DTYPES = (torch.float32, torch.bfloat16)
 FLOW = (9, 2, 64, 64)
 STREAM: dict[str, Any] = {"seed": 1, "step": 2}
+SILU = 3  # the operators' number of it
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def operator_cases(
     )
 
     yield from _observation_cases(max(batch // 8, 1), flow, random, device)
+    yield from _field_cases((max(batch // 8, 1), 32, *flow[-2:]), random)
 
 
 def _window_cases(
@@ -179,3 +181,33 @@ def _observation_cases(
             lambda y, x, A=A: A.vjp(x, y),
             reads=lambda y, x: y.numel(),
         )
+
+
+def _field_cases(shape: tuple[int, ...], random: Callable[..., Tensor]) -> Iterator[Case]:
+    """What a U-Net does to fields (B, C, H, W) between convolutions, channels last."""
+    batch, channels, *cells = shape
+    pad = (1, 1)
+
+    def fields() -> Tensor:
+        return random(*shape).contiguous(memory_format=torch.channels_last)
+
+    def wide(*size: int) -> Tensor:
+        x = random(*size)
+        return x if x.dtype == torch.float64 else x.float()
+
+    yield Case(
+        "norm_pad",
+        lambda: (fields(), wide(1, channels)),
+        lambda x, shift: tuple(ops.norm_pad(x, shift, pad)),
+    )
+    yield Case(
+        "norm_pad_vjp",
+        lambda: (fields(), fields(), wide(batch, *cells), fields()),
+        lambda g, n, scale, residual: ops.norm_pad_vjp(g, n, scale, residual, pad),
+    )
+    yield Case("activation_pad", lambda: (fields(),), lambda x: ops.activation_pad(x, SILU, pad))
+    yield Case(
+        "activation_pad_vjp",
+        lambda: (fields(), fields()),
+        lambda g, x: ops.activation_pad_vjp(g, x, SILU, pad),
+    )

@@ -1,4 +1,5 @@
-"""Runs every operator once on tensors of a few sizes and types, against the reference in float64.
+"""Runs every operator once on tensors of a few sizes and types, and a fused network at each
+precision, against the reference in float64.
 
     python -m benchmarks.gpu.check [--device cpu]
 
@@ -7,13 +8,17 @@ program's tells of the numbers.
 """
 
 import argparse
+import copy
 import sys
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sda_fast import ops
+from sda_fast import MCScoreNet, ops
 
+from ..turns import matmul_precision
+from ..workloads import relative_error
 from .cases import DTYPES, TINY, Case, operator_cases
 
 FLOW = (3, 2, 8, 12)
@@ -42,6 +47,35 @@ def problem(case: Case, twin: Case, dtype: torch.dtype) -> str | None:
     return None
 
 
+# What a network's error may be at each precision of products.
+PRECISIONS = {"highest": 1e-5, "high": 5e-3, "medium": 5e-2}
+
+
+def networks(device: str) -> Iterator[tuple[str, str | None]]:
+    """Yields of `mlp_score` and of its gradient at each precision the name, and what differs."""
+    for aware in (False, True):
+        rules = {"composition": "junction", "length_aware": True} if aware else {}
+        sizes = {"embedding": 8, "hidden_features": [40, 72], "activation": nn.SiLU}
+        network = MCScoreNet(3, order=2, **rules, **sizes).requires_grad_(False)
+        twin = copy.deepcopy(network).double()
+        x, v = torch.randn(2, 3, 33, 3)
+        t = torch.tensor(0.5)
+        with ops.backend("reference"):
+            eps, vjp = twin.linearise(x.double(), t.double())
+            expected = {"mlp_score": eps, "mlp_score_vjp": vjp(v.double())}
+
+        network.to(device)
+        for precision, limit in PRECISIONS.items():
+            with matmul_precision(precision), ops.backend("native"):
+                eps, vjp = network.linearise(x.to(device), t.to(device))
+                results = {"mlp_score": eps, "mlp_score_vjp": vjp(v.to(device))}
+                served = network.fused(x.to(device), t.to(device))
+            for name, result in results.items():
+                error = relative_error(result.cpu(), expected[name])
+                why = None if error <= limit else f"its relative error is {error:.2g}"
+                yield f"{name}, {precision}", served if isinstance(served, str) else why
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Check every operator on a device.")
     parser.add_argument("--device", default="cuda")
@@ -63,6 +97,13 @@ def main() -> int:
                 bad += why is not None
                 if why is not None:
                     print(f"{case.name}, {size}, {dtype}: {why}")
+
+    torch.manual_seed(1)
+    for name, why in networks(device):
+        count += 1
+        bad += why is not None
+        if why is not None:
+            print(f"{name}: {why}")
 
     print(f"{count - bad} of {count} operator calls agree with the reference")
     return 1 if bad else 0
