@@ -9,6 +9,8 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sda_fast import VPSDE, GaussianScore, MCScoreNet, _native, sample
+from sda_fast.guidance.base import observe
 from sda_fast.observation import Subsample
 
 needs_native = pytest.mark.skipif(not _native.available, reason=str(_native.reason))
@@ -39,12 +42,14 @@ class Calls(TorchDispatchMode):
 
 
 def make(law: str) -> VPSDE:
-    """Makes a prior whose network is fused, or a posterior of it."""
+    """Makes a prior whose network is fused, or a posterior of it, whose observation operator may be
+    a callable."""
     network = MCScoreNet(3, order=2, embedding=8, hidden_features=[16] * 2, activation=nn.SiLU)
     prior = VPSDE(network.requires_grad_(False), SHAPE)
     if law == "prior":
         return prior
-    A = Subsample(SHAPE, slice(None, None, 8), slice(0, 1))
+    operator = Subsample(SHAPE, slice(None, None, 8), slice(0, 1))
+    A = operator if law == "posterior" else lambda x: 2 * x[:, ::8, :1]
     return VPSDE(GaussianScore(torch.zeros(5, 1), A, 0.05, prior, gamma=3e-2), SHAPE)
 
 
@@ -95,7 +100,7 @@ def test_operators_of_a_prior_s_step(corrections: int) -> None:
     own = {name[10:]: n for name, n in calls.items() if name.startswith("sda_fast::")}
     assert own.pop("langevin_", 0) == corrections
     assert own == {"mlp_score": 1 + corrections, "predictor_": 1}
-    assert sum(calls.values()) <= 33 + 20 * corrections
+    assert sum(calls.values()) <= 26 + 17 * corrections
 
 
 @needs_native
@@ -110,35 +115,85 @@ def test_operators_of_a_guided_step(corrections: int) -> None:
         **dict.fromkeys((*estimate, "residual"), 1 + corrections),
         "guide_predictor_": 1,
     }
-    assert sum(calls.values()) <= 39 + 25 * corrections
+    assert sum(calls.values()) <= 31 + 22 * corrections
 
 
-def allocations(sde: VPSDE, steps: int) -> tuple[int, int, int]:
-    """Returns of a run how often it allocates memory, its peak, and what it has not given back."""
+def allocations(function: Callable[[], object]) -> tuple[Counter[str], int, int]:
+    """Returns of a call how often each operator, with all that it calls, allocates memory; the
+    peak, and what has not been given back."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run(sde, steps)
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+        function()
+    events = profiler.profiler.kineto_results.events()
+    spans = [e for e in events if "::" in e.name()]
+    origins: Counter[str] = Counter()
     held = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
         held += event.nbytes()
         peak = max(peak, held)
-    return sum(event.nbytes() > 0 for event in events), peak, held
+        if event.nbytes() > 0:
+            time = event.start_ns()
+            around = [e for e in spans if 0 <= time - e.start_ns() <= e.duration_ns()]
+            outermost = min(around, key=lambda e: e.start_ns(), default=None)
+            origins["nothing" if outermost is None else outermost.name()] += 1
+    return origins, peak, held
+
+
+# How often the operators of an estimate allocate: what they return. The last of a guided one's is
+# what the network keeps for its gradient.
+PRIOR = {"mlp_score": 1}
+GUIDED = {"mlp_score": 2, "denoise": 1, "residual": 1, "mlp_score_vjp": 1}
+SUBSAMPLED = {**GUIDED, "subsample": 1, "subsample_adjoint": 1}
 
 
 @needs_native
-@pytest.mark.parametrize(("law", "most"), [("prior", 40), ("posterior", 52)])
-def test_allocations_of_a_step(law: str, most: int) -> None:
-    """A step allocates as often late as early, and a long run holds no more than a short one."""
+@pytest.mark.parametrize("corrections", [0, 2])
+@pytest.mark.parametrize(
+    ("law", "own"), [("prior", PRIOR), ("posterior", SUBSAMPLED), ("callable", GUIDED)]
+)
+def test_allocations_of_a_step(law: str, own: dict[str, int], corrections: int) -> None:
+    """A step allocates what its operators return, and what torch's modules do to embed the time and
+    its autograd to differentiate a callable: the sampler has no memory of its own from step to
+    step. A long run holds no more than a short one."""
     sde = make(law)
-    run(sde, 2)
+    run(sde, 2, corrections)
     (few, low, _), (some, middle, _), (many, high, left) = (
-        allocations(sde, steps) for steps in (4, 8, 16)
+        allocations(partial(run, sde, steps, corrections)) for steps in (4, 8, 16)
     )
-    assert (some - few) / 4 == (many - some) / 8 <= most
+    step = {name: (some[name] - few[name]) / 4 for name in some if some[name] != few[name]}
+    assert step == {n: (many[n] - some[n]) / 8 for n in many if many[n] != some[n]}
+
+    estimates = 1 + corrections
+    ours = {name[10:]: n / estimates for name, n in step.items() if name.startswith("sda_fast::")}
+    assert ours == own
+
+    prior = sde if law == "prior" else sde.eps.sde
+    beside, _, _ = allocations(partial(embed, prior.eps.kernel, torch.tensor(0.5)))
+    if law == "callable":
+        x = torch.zeros(2, *SHAPE)
+        beside += allocations(partial(observe_and_pull, sde.eps.A, x, torch.zeros(2, 5, 1)))[0]
+    theirs = {name: n / estimates for name, n in step.items() if name[:10] != "sda_fast::"}
+    assert theirs == beside
+
     # but for the times of the grid, two numbers each
     assert middle - low <= 2 * 8 * 4
     assert high - middle <= 2 * 8 * 8
     assert left == 0
+
+
+def embed(kernel: Any, t: torch.Tensor) -> torch.Tensor:
+    """Does what torch's modules do for a fused network: the time's part of its first layer."""
+    first = kernel.network[0]
+    with torch.no_grad():
+        features = kernel.embedding(t.reshape(-1))
+        columns = first.weight[:, -features.shape[1] :]
+        return torch.addmm(first.bias, features, columns.T)
+
+
+def observe_and_pull(A: Any, x: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
+    """Does what a step does with a callable."""
+    with torch.no_grad():
+        _, transposed = observe(A, x)
+        return transposed(cotangent)
 
 
 # Instructions

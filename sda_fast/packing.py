@@ -31,7 +31,8 @@ class Packing(ABC):
 
     def padded(self, bias: Tensor) -> Tensor:
         """Pads biases (*, out) with zeros."""
-        return pad(bias, (0, -bias.shape[-1] % self.multiple))
+        missing = -bias.shape[-1] % self.multiple
+        return pad(bias, (0, missing)) if missing else bias
 
 
 @dataclass(frozen=True)

@@ -17,28 +17,34 @@ PROPORTION = 100.0
 
 
 class Watch:
-    """Notices the first step at which a sample is not finite, without waiting for the device."""
+    """Notices the first step at which a sample is not finite, without waiting for the device, and
+    without memory of its own from step to step."""
 
     def __init__(self, x: Tensor):
         self.every = 1 if x.device.type == "cpu" else CHECK_EVERY
-        self.since = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        self.levels: list[tuple[float, float]] = []
+        self.sum = x.new_empty(len(x))
+        self.finite = x.new_ones(len(x))  # 1 for samples that have been so until now, else 0
+        self.least = x.new_empty(())
+        self.steps = torch.zeros_like(self.sum, dtype=torch.promote_types(x.dtype, torch.float32))
+        self.seen: list[tuple[int, float, float]] = []
 
     def __call__(self, x: Tensor, step: int, t: float, sigma: float, last: bool) -> None:
-        self.levels.append((t, sigma))
+        self.seen.append((step, t, sigma))
         # a sum is finite only if its terms are; one that overflows is no better
-        bad = ~torch.isfinite(x.flatten(1).sum(dim=1))
-        self.since = torch.where(bad & (self.since == 0), step, self.since)
+        torch.sum(x.flatten(1), dim=1, out=self.sum)
+        self.sum.sub_(self.sum)  # 0, or else NaN, which is not equal to itself
+        self.finite.mul_(self.sum.eq_(self.sum))
+        self.steps.add_(self.finite)
 
-        if (last or step % self.every == 0) and bool(self.since.any()):
-            samples = self.since.nonzero()[:, 0]
-            first = int(samples[self.since[samples].argmin()])
-            step = int(self.since[first])
-            t, sigma = self.levels[step - 1]
+        if not (last or step % self.every == 0):
+            return
+        if torch.amin(self.finite, dim=0, out=self.least).item() < 1:
+            first = int(self.steps.argmin())
+            step, t, sigma = self.seen[int(self.steps[first])]
             raise FloatingPointError(
                 f"the state is not finite since step {step} (t = {t:.4g}, sigma = {sigma:.4g}), "
-                f"first in sample {first}, by now in {len(samples)} of {len(x)} samples; more "
-                "steps or corrections, a smaller tau or a larger gamma may help"
+                f"first in sample {first}, by now in {int((self.finite == 0).sum())} of {len(x)} "
+                "samples; more steps or corrections, a smaller tau or a larger gamma may help"
             )
 
     def report(self, x: Tensor) -> None:
