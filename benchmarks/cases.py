@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, pad, silu
 
 from sda_fast import Centre, Junction, ops, reference
 from sda_fast.observation import Vorticity
@@ -86,12 +86,11 @@ class Case:
     def moved(self, *args: Any) -> int:
         """Returns how many bytes must be read or written, each once."""
         floating = [a for a in tensors(args) if a.is_floating_point()]
-        read = self.read(*args) if self.read else sum(a.numel() for a in floating)
-        if self.changed:
-            written = sum(a.numel() for a in args[: self.changed])
-        else:
-            written = sum(a.numel() for a in self.results(self.native, *args))
-        return (read + written) * floating[0].element_size()
+        written = args[: self.changed] or self.results(self.native, *args)
+        size = sum(a.numel() * a.element_size() for a in written)
+        if self.read:
+            return size + self.read(*args) * floating[0].element_size()
+        return size + sum(a.numel() * a.element_size() for a in floating)
 
 
 def tensors(args: Any) -> Iterator[Tensor]:
@@ -268,6 +267,60 @@ def observed(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Any, ...]:
     return y, prediction, std.abs() + 0.1, torch.tensor(1e-2).to(dtype), 0.5
 
 
+# Fields between convolutions, channels last as those leave them
+
+PAD, SILU, EPS = (1, 1), 3, 1e-5
+
+
+def fields(shape: tuple[int, ...], dtype: torch.dtype, count: int = 1) -> list[Tensor]:
+    """Makes fields (B, C, H, W), of the channels of all states."""
+    batch, length, features, *cells = shape
+    made = (torch.randn(batch, length * features, *cells).to(dtype) for _ in range(count))
+    return [x.contiguous(memory_format=torch.channels_last) for x in made]
+
+
+def wide(x: Tensor) -> Tensor:
+    """Widens half types: a shift and a scale are float32 beside them."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def shifted(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Any, ...]:
+    (x,) = fields(shape, dtype)
+    return x, wide(torch.randn(1, x.shape[1]).to(dtype)), list(PAD), [1, 1], EPS
+
+
+def standardised(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Any, ...]:
+    cotangent, normed, residual = fields(shape, dtype, 3)
+    scale = wide(torch.rand(shape[0], *shape[-2:]).to(dtype) + 0.5)
+    return cotangent, normed, scale, residual, list(PAD), [1, 1]
+
+
+def circular(x: Tensor) -> Tensor:
+    return pad(x, (*PAD[1:], *PAD[1:], *PAD[:1], *PAD[:1]), mode="circular")
+
+
+def norm_pad(x: Tensor, shift: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    a = x + shift[..., None, None].to(x.dtype)
+    variance, mean = torch.var_mean(a, dim=1, keepdim=True)
+    scale = (variance + EPS).rsqrt()
+    return circular((a - mean) * scale), scale.squeeze(1)
+
+
+def norm_pad_vjp(g: Tensor, n: Tensor, scale: Tensor, residual: Tensor, *_: Any) -> Tensor:
+    along = (g * n).sum(1, keepdim=True) / (n.shape[1] - 1)
+    scale = scale.to(g.dtype).unsqueeze(1)
+    return circular(scale * (g - g.mean(1, keepdim=True) - along * n) + residual)
+
+
+def activated(count: int) -> Callable[..., tuple[Any, ...]]:
+    return lambda shape, dtype: (*fields(shape, dtype, count), SILU, list(PAD))
+
+
+def activation_pad_vjp(g: Tensor, x: Tensor, *_: Any) -> Tensor:
+    s = torch.sigmoid(x)
+    return circular(g * s * (1 + x * (1 - s)))
+
+
 MATRIX = lambda x, *_: x.numel()  # noqa: E731  (the matrix is the same for every sample)
 NOTHING = lambda *_: 0  # noqa: E731
 
@@ -317,4 +370,10 @@ CASES = (
     Case("residual", observed,
          lambda y, p, std, gamma, ratio: (y - p) / (std**2 + ratio**2 * gamma),
          "(y - ŷ) / (std² + (σ / μ)² * γ)", field=True),
+    Case("norm_pad", shifted, norm_pad, "var_mean, pad(mode='circular')", field=True),
+    Case("norm_pad_vjp", standardised, norm_pad_vjp,
+         "s * (g - E[g] - Σgn / (C - 1) * n) + r, pad", field=True),
+    Case("activation_pad", activated(1), lambda x, *_: circular(silu(x)),
+         "silu, pad(mode='circular')", field=True),
+    Case("activation_pad_vjp", activated(2), activation_pad_vjp, "g * silu'(x), pad", field=True),
 )  # fmt: skip
