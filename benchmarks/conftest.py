@@ -15,7 +15,7 @@ from .turns import Measured, Replay, Work, is_half, take_turns
 
 _load_before = os.getloadavg()[0]
 _replay = Replay()
-_groups: dict[tuple[str, ...], tuple[Measured, dict[str, int]]] = {}
+_groups: dict[tuple[str, ...], tuple[Measured, dict[str, Any]]] = {}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -102,7 +102,8 @@ def timed(
         if _group(node) not in _groups:
             work = make()
             measured = turns(work, time.process_time if own else time.perf_counter)
-            _groups[_group(node)] = measured, {"flops": work.flops, "bytes": work.bytes}
+            costs = {"flops": work.flops, "bytes": work.bytes, "in_place": work.in_place}
+            _groups[_group(node)] = measured, costs
         measured, costs = _groups[_group(node)]
         if benchmark.disabled:
             del _groups[_group(node)]

@@ -4,8 +4,9 @@
     python -m benchmarks.memory --quick    up to 10,000 states; prints the table alone
 
 Two guided steps with a correction each of one sample, by the shipped Lorenz-63 prior, every eighth
-state observed; and the same in eager PyTorch, as long as its memory allows. Each length runs in a
-process of its own, since a peak is the process's.
+state observed; and the same in eager PyTorch and by torch.compile, as long as their memory allows.
+Each length runs in a process of its own, since a peak is the process's; a compiler's own memory is
+in it. The compiler's time is not: what is timed has run once before.
 """
 
 __all__ = ["EAGER", "LENGTHS", "draw", "exponent", "measure", "table"]
@@ -26,12 +27,14 @@ import torch
 from sda_fast import VPSDE, GaussianScore, load_prior, sample
 from sda_fast.observation import Subsample
 
+from .figures import COLOURS
 from .published import Composed, Guided, posterior
 from .results import MEMORY, ROOT, Result, facts, save, stamp
 
 SHORT = 65  # the paper's length: what it takes is there whatever the length
 LENGTHS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
-EAGER = 100_000  # the longest trajectory in eager PyTorch: some GB
+EAGER = 100_000  # the longest trajectory in eager PyTorch and compiled: some GB
+CODES = ("native", "eager", "compiled")
 STEPS, CORRECTIONS = 2, 1
 
 
@@ -44,10 +47,13 @@ def run(code: str, length: int, device: str) -> None:
         guided = GaussianScore(y, A, std=1.0, sde=prior, gamma=1.0)
         sample(VPSDE(guided, prior.shape).to(device), (1,), None, STEPS, CORRECTIONS)
     else:
-        inner = VPSDE(Composed(prior.eps.kernel, prior.eps.order), prior.shape).to(device)
-        inner.eps = Guided(y, lambda x: x[:, ::8, :1], 1.0, VPSDE(inner.eps, prior.shape), 1.0)
+        composed: Any = Composed(prior.eps.kernel, prior.eps.order)
+        if code == "compiled":
+            composed = torch.compile(composed, dynamic=False)
+        inner = VPSDE(composed, prior.shape).to(device)
+        eps = Guided(y, lambda x: x[:, ::8, :1], 1.0, inner, 1.0)
         with torch.device(device):
-            posterior(inner, (1,), STEPS, CORRECTIONS)
+            posterior(VPSDE(eps, prior.shape).to(device), (1,), STEPS, CORRECTIONS)
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -56,7 +62,7 @@ def measure(code: str, length: int, device: str) -> dict[str, Any]:
     """Measures a length, in this process."""
     row: dict[str, Any] = {"code": code, "length": length}
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    run(code, SHORT, device)
+    run(code, length if code == "compiled" else SHORT, device)  # warm-up
     began = clock()
     run(code, length, device)
     row["seconds"] = (clock() - began) / STEPS
@@ -89,7 +95,7 @@ def of_code(result: Result, code: str) -> list[dict[str, Any]]:
 def laws(result: Result) -> list[str]:
     """Says how time and memory grow: by the upper half of the lengths."""
     lines = []
-    for code in ("native", "eager"):
+    for code in CODES:
         known = of_code(result, code)
         rows = known[1:][len(known[1:]) // 2 :]
         if len(rows) < 2:
@@ -108,20 +114,22 @@ def laws(result: Result) -> list[str]:
 
 def table(result: Result) -> list[str]:
     """Makes the table of a result."""
-    eager = {row["length"]: row for row in of_code(result, "eager")}
-    lines = [
-        "| states | native, s a step | eager, s a step | native, peak MB | eager, peak MB |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for row in of_code(result, "native"):
-        other = eager.get(row["length"])
-        seconds = f"{other['seconds']:.3g}" if other else ""
-        peak = f"{other['resident'] / 1e6:,.0f}" if other else ""
-        lines.append(
-            f"| {row['length']:,} | {row['seconds']:.3g} | {seconds} | "
-            f"{row['resident'] / 1e6:,.0f} | {peak} |"
-        )
-    return lines
+    rows = {code: {row["length"]: row for row in of_code(result, code)} for code in CODES}
+    codes = [code for code in CODES if rows[code]]
+    what = {"seconds": ("s a step", 1, ".3g"), "resident": ("peak MB", 1e6, ",.0f")}
+    if all("device" in row for row in result["rows"]):
+        what["device"] = ("device, peak MB", 1e6, ",.0f")
+    columns = [(code, name) for name in what for code in codes]
+
+    def cell(length: int, code: str, name: str) -> str:
+        _, scale, form = what[name]
+        row = rows[code].get(length)
+        return format(row[name] / scale, form) if row else ""
+
+    lines = [["states", *(f"{code}, {what[name][0]}" for code, name in columns)]]
+    lines += [["---"] * len(lines[0])]
+    lines += [[f"{n:,}", *(cell(n, *column) for column in columns)] for n in rows["native"]]
+    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def draw(result: Result, path: Path) -> None:
@@ -130,8 +138,10 @@ def draw(result: Result, path: Path) -> None:
 
     figure = Figure(figsize=(8, 3.2), dpi=130, layout="constrained")
     panels = dict(zip(("resident", "seconds"), figure.subplots(1, 2), strict=True))
-    for code, colour in (("eager", "#9aa5b1"), ("native", "#3b6ea8")):
+    for code, colour in COLOURS.items():
         rows = of_code(result, code)
+        if not rows:
+            continue
         for name, scale in (("resident", 1e6), ("seconds", 1)):
             values = [row[name] / scale for row in rows]
             lengths = [row["length"] for row in rows]
@@ -163,7 +173,7 @@ def main() -> None:
 
     before = os.getloadavg()[0]
     lengths = [n for n in arguments.lengths if n <= 10_000 or not arguments.quick]
-    cases = [(c, n) for c in ("native", "eager") for n in (SHORT, *lengths)]
+    cases = [(code, n) for code in CODES for n in (SHORT, *lengths)]
     cases = [(code, n) for code, n in cases if code == "native" or n <= EAGER]
     rows = []
     for code, length in cases:

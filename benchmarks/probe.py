@@ -52,6 +52,9 @@ class Floors:
         bfloat16_one: That of one thread.
         copy: The rate of a copy by all threads, in bytes read and written a second.
         copy_one: That of one thread.
+        update: The rate of an addition in place, of bytes read and written. A CPU's copy reads what
+            it overwrites as well, which is not counted.
+        update_one: That of one thread.
         clock: The CPU's clock while one thread adds, in Hz.
         missing: Why a rate is missing.
     """
@@ -65,6 +68,8 @@ class Floors:
     bfloat16_one: float | None = None
     copy: float | None = None
     copy_one: float | None = None
+    update: float | None = None
+    update_one: float | None = None
     clock: float | None = None
     missing: str | None = None
 
@@ -106,11 +111,13 @@ def _best(repeats: int, bytes: int, run: object) -> float:
     return bytes / min(seconds)
 
 
-def _copy_rate(x: Tensor, y: Tensor, threads: int, repeats: int) -> float:
-    before = torch.get_num_threads()
+def _memory_rates(x: Tensor, y: Tensor, threads: int, repeats: int) -> tuple[float, float]:
+    """Returns the rates of a copy and of an addition in place."""
+    before, size = torch.get_num_threads(), x.numel() * x.element_size()
     torch.set_num_threads(threads)
     try:
-        return _best(repeats, 2 * x.numel() * x.element_size(), lambda: y.copy_(x))
+        copy = _best(repeats, 2 * size, lambda: y.copy_(x))
+        return copy, _best(repeats, 3 * size, lambda: y.add_(x))
     finally:
         torch.set_num_threads(before)
 
@@ -137,14 +144,13 @@ def measure_cpu(seconds: float = 0.5, megabytes: int = 256) -> Floors:
     threads = torch.get_num_threads()
     x = torch.rand(megabytes * 2**18)  # beyond any cache
     y = torch.zeros_like(x)
-    copies = {
-        "copy": _copy_rate(x, y, threads, 8),
-        "copy_one": _copy_rate(x, y, 1, 8),
-    }
+    copy, update = _memory_rates(x, y, threads, 8)
+    copy_one, update_one = _memory_rates(x, y, 1, 8)
+    memory = {"copy": copy, "copy_one": copy_one, "update": update, "update_one": update_one}
 
     library = _library()
     if isinstance(library, str):
-        return Floors("cpu", threads, **copies, missing=library)
+        return Floors("cpu", threads, **memory, missing=library)
     return checked(
         Floors(
             "cpu",
@@ -154,7 +160,7 @@ def measure_cpu(seconds: float = 0.5, megabytes: int = 256) -> Floors:
             bfloat16=library.bfloat16_rate(seconds, threads) or None,
             bfloat16_one=library.bfloat16_rate(seconds, 1) or None,
             clock=library.clock_rate(seconds, 1),
-            **copies,
+            **memory,
         )
     )
 

@@ -48,7 +48,8 @@ FULL = ("--benchmark-max-time=0.5", "--benchmark-min-rounds=5")
 # The suites, as the page has them, and of the operators which cases it shows.
 PARTS = {
     "sampling": "Sampling",
-    "networks": "Score networks",
+    "networks": "Window networks",
+    "unet": "U-Nets",
     "training": "Training steps",
     "startup": "Before the first sample",
     "operators": "Operators",

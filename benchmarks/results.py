@@ -95,7 +95,8 @@ def _case(benchmark: dict[str, Any]) -> dict[str, Any]:
     stats, extra = benchmark["stats"], benchmark["extra_info"]
     names = {name: extra[name] for name in ("suite", "code", "threads")}
     numbers = {name: stats[name] for name in ("median", "q1", "q3", "min", "max", "rounds")}
-    work = {name: extra[name] for name in ("flops", "bytes", "bfloat16") if extra.get(name)}
+    known = ("flops", "bytes", "bfloat16", "in_place")
+    work = {name: extra[name] for name in known if extra.get(name)}
     return {"group": benchmark["group"], **names, **numbers, **work}
 
 
@@ -151,5 +152,6 @@ def floor(case: dict[str, Any], floors: dict[str, Any]) -> float | None:
     one = "_one" if case.get("threads") == 1 and floors.get("copy_one") else ""
     kind = "bfloat16" if case.get("bfloat16") else case.get("code", "").rpartition(" ")[2]
     peak = (kind in ("bfloat16", "tf32") and floors.get(f"{kind}{one}")) or floors[f"float32{one}"]
-    work = ((case.get("flops"), peak), (case.get("bytes"), floors[f"copy{one}"]))
+    memory = (case.get("in_place") and floors.get(f"update{one}")) or floors[f"copy{one}"]
+    work = ((case.get("flops"), peak), (case.get("bytes"), memory))
     return max((n / rate for n, rate in work if n and rate), default=None)

@@ -46,6 +46,7 @@ def operator_work(case: Case, size: str, dtype: torch.dtype, device: str) -> Wor
         {code: partial(run, code) for code in sides},
         None if case.draws else error,
         bytes=moved,
+        in_place=case.changed > 0 and case.read is None,
         limit=1e-4 if dtype.itemsize > 2 else 5e-2,
     )
 

@@ -48,6 +48,7 @@ def rates(floors: dict[str, Any]) -> list[str]:
         **({"TF32 products, GFLOP/s": "tf32"} if floors.get("tf32") else {}),
         "bfloat16 products, GFLOP/s": "bfloat16",
         "copy, read and written, GB/s": "copy",
+        **({"addition in place, GB/s": "update"} if floors.get("update") else {}),
     }
     threads = floors["threads"]
     return [

@@ -30,6 +30,7 @@ class Work:
         error: Returns the relative error of a code against the eager one.
         flops: The floating-point operations of matrix products and convolutions, of each.
         bytes: The bytes that each reads and writes at least.
+        in_place: Whether what it writes lies where it has read.
         limit: What the error may be, but for codes in bfloat16 and tf32.
         within: Makes a context that all of it is run within.
     """
@@ -38,6 +39,7 @@ class Work:
     error: Callable[[str], float] | None = None
     flops: int = 0
     bytes: int = 0
+    in_place: bool = False
     limit: float = 1e-4
     within: Callable[[], AbstractContextManager[None]] = nullcontext
 
