@@ -56,6 +56,28 @@ PARTS = {
 }
 SHOWN = {"operators": " large float32"}
 
+# What a reader of a suite's numbers should know.
+NOTES = {
+    "sampling": "A sample of Lorenz-63 is a trajectory of 65 states by a network of width 256 and "
+    "depth 5 on windows of 5, in 16 score evaluations or, with C = 16, 17; every eighth state is "
+    "observed. One of the flow has 8 states of two components on a periodic square, in 8 or 17 "
+    "evaluations, and of 256 samples 2 or 17. Networks are not trained, which takes the same time. "
+    '"azula" is the predictor-corrector sampler of that package and "sda" the reference package, '
+    "both with the same network in eager PyTorch, as many steps and as many evaluations; "
+    '"native, objects of sda" is `sda_fast.sample` given the reference package\'s objects.',
+    "networks": "The residual MLP on the 61 windows of B trajectories of 65 states, composed.",
+    "unet": "A U-Net on the four windows of a trajectory of 8 states of two components, composed; "
+    "its convolutions are the library's.",
+    "training": 'There are no operators for it: "native" is the step of `sda_fast train`, with the '
+    "optimiser's update in one pass, and with bfloat16 the channels of fields last.",
+    "startup": "From the start of a process to its end: importing, or drawing a first sample in "
+    'one step. "Compiled" has the compiler\'s time in it, without a cache of earlier runs. No '
+    "import takes less than torch's.",
+    "operators": "The floor of an operator in place (its name ends in `_`) is by the rate of an "
+    "addition in place, of others by that of a copy, which reads what it overwrites without that "
+    "being counted. Drawing noise is arithmetic that no floor counts.",
+}
+
 
 def run(full: bool, threads: Sequence[int]) -> dict[str, Any]:
     """Runs the suites and returns pytest-benchmark's JSON: what failed is not in it."""
@@ -90,7 +112,7 @@ def rows(chosen: Groups, floors: dict[str, Any]) -> Iterator[list[str]]:
         yield [
             group,
             *(seconds(codes[name]["median"]) if name in codes else "" for name in COLOURS),
-            ", ".join(f"{c['code']} {seconds(c['median'])}" for c in others),
+            ", ".join(_other(case, floors) for case in others),
             ratio(codes.get("eager"), own),
             ratio(codes.get("compiled"), own),
             ", ".join(
@@ -99,6 +121,13 @@ def rows(chosen: Groups, floors: dict[str, Any]) -> Iterator[list[str]]:
             seconds(least),
             "" if least is None else f"{least / best['median']:.0%}",
         ]
+
+
+def _other(case: dict[str, Any], floors: dict[str, Any]) -> str:
+    """Names a case that has no column, with its share of its own floor if it is native."""
+    least = floor(case, floors) if case["code"].startswith("native") else None
+    share = "" if least is None else f" ({least / case['median']:.0%})"
+    return f"{case['code']} {seconds(case['median'])}{share}"
 
 
 def table(chosen: Groups, floors: dict[str, Any], markdown: bool = False) -> list[str]:
@@ -171,10 +200,11 @@ def page(timings: Path, lengths: Path | None = None, gpu: Path | None = None) ->
         "the clock. Times are medians; a ratio is that of the medians, with the range of the "
         "quartiles.",
         "",
-        "Work is the operations of matrix products and convolutions, and the bytes that must be "
-        "read and written. The floor is what they take at the machine's own rates, measured in the "
-        'same run; "of the floor" is the share of that rate which the native code reached, or '
-        "where there is none the last one named.",
+        "Work is the operations of matrix products and convolutions, or of operators that have "
+        "none the bytes that must be read and written, each once. The floor is what they take at "
+        'the machine\'s own rates, measured in the same run; "of the floor" is the share of that '
+        "rate which the native code reached, or where there is none the last one named. Other "
+        "native codes have theirs in brackets; bfloat16's floor is that of bfloat16 products.",
         "",
         *rates(result["floors"]),
     ]
@@ -186,6 +216,8 @@ def page(timings: Path, lengths: Path | None = None, gpu: Path | None = None) ->
         lines += ["", f"## {title}", "", f"![{title}]({figure(suite).name})", ""]
         if suite == "sampling" and draw_scaling(chosen, figure("batches")):
             lines += [f"![Time and samples at once]({figure('batches').name})", ""]
+        if suite in NOTES:
+            lines += [NOTES[suite], ""]
         if suite in SHOWN:
             lines += [f"Those of{SHOWN[suite]}; the other sizes and types are in the file.", ""]
         lines += table(chosen, result["floors"], True)
@@ -195,13 +227,22 @@ def page(timings: Path, lengths: Path | None = None, gpu: Path | None = None) ->
         lines += gpu_section(gpu)
     lines += [
         "",
+        "## What does not depend on the machine",
+        "",
+        "`python_tests/test_costs.py` counts, in CI. A sample takes N (1 + C) score evaluations. "
+        "With a fused network an evaluation is one operator of ours, and guided by a subsample "
+        "six, and a step or a correction is one more. Memory is allocated for what operators "
+        "return (one tensor an evaluation, guided seven) and by torch's modules and autograd; the "
+        "sampler has none of its own from step to step, and a long run holds no more than a short "
+        "one. The instructions that a kernel takes an element are counted by valgrind.",
+        "",
         "## How to measure",
         "",
         "`make bench` prints the quick suites by groups; `python -m benchmarks.report` runs them, "
-        "prints this table and keeps the numbers. `make bench-full` takes all of it and what a "
-        "length costs (`python -m benchmarks.memory`). `python -m benchmarks.compare A B` exits "
-        "with 1 where B is slower than A beyond noise. On a machine with a GPU: "
-        "`benchmarks/gpu_suite.sh OUT`.",
+        "prints these tables and keeps the numbers. `make bench-full` takes all of it, in some "
+        "hours, and what a length costs (`python -m benchmarks.memory`). "
+        "`python -m benchmarks.compare A B` exits with 1 where B is slower than A beyond noise. On "
+        "a machine with a GPU: `benchmarks/gpu_suite.sh OUT`.",
         "",
     ]
     return "\n".join(line if line.startswith(("|", "!")) else _wrapped(line) for line in lines)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Generator, Tensor
 
 from sda_fast import load_prior
@@ -17,6 +16,8 @@ from sda_fast.io import build_network, read_record, save_prior
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jax_cfd")
+
+from PIL import Image  # matplotlib brings it
 
 from experiments.kolmogorov import assimilation, prior, release, report, sampling
 from experiments.kolmogorov.__main__ import summary
