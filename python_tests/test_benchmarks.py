@@ -93,6 +93,12 @@ def test_table():
     assert "1.00 GFLOP, 1.00 MB" in row
     assert row.split("  ")[-2:] == ["10.0 ms", "50%"]
 
+    half = case("native bfloat16", 0.02, bfloat16=True, **work)
+    made = result(case("sda", 0.09, **work), case("native", 0.02, **work), half)
+    made["floors"]["bfloat16"] = 4e11
+    _, row = report.table(results.groups(made), made["floors"])
+    assert "sda 90.0 ms, native bfloat16 20.0 ms (12%)" in row
+
 
 def test_floor():
     floors = Floors("cpu", 2, float32=1e11, bfloat16=2e11, copy=1e10, copy_one=5e9)
@@ -104,6 +110,11 @@ def test_floor():
     assert results.floor({"bytes": 1e9, "threads": 1}, kept) == 0.2
     assert results.floor({"flops": 1e9, "threads": 2, "bfloat16": True}, kept) == 0.005
     assert results.floor({}, kept) is None
+    # where a rate was not measured, that of float32 and of a copy; else its own
+    rounded, changed = {"flops": 1e9, "code": "native tf32"}, {"bytes": 1e9, "in_place": True}
+    assert [results.floor(c, kept) for c in (rounded, changed)] == [0.01, 0.1]
+    kept |= {"tf32": 4e11, "update": 2e10}
+    assert [results.floor(c, kept) for c in (rounded, changed)] == [0.0025, 0.05]
 
 
 def test_page_and_figures(tmp_path, monkeypatch):
@@ -146,6 +157,16 @@ def test_exponents():
     assert "time grows as L^2.00, memory above that of 65 states as L^1.0" in law
 
 
+def test_table_of_lengths():
+    """Of what did not come so far the cell is empty."""
+    rows = [("native", n, 1, 100) for n in (65, 1000)] + [("compiled", 65, 1, 200)]
+    head, _, *body = memory.table(lengths(*rows))
+    assert head == (
+        "| states | native, s a step | compiled, s a step | native, peak MB | compiled, peak MB |"
+    )
+    assert body == ["| 65 | 0.065 | 0.065 | 100 | 100 |", "| 1,000 | 1 |  | 100 |  |"]
+
+
 def test_results_are_never_overwritten(tmp_path):
     paths = [results.save(result(), tmp_path) for _ in range(3)]
     assert len(set(paths)) == 3
@@ -181,6 +202,13 @@ def test_codes_take_turns():
     assert "the error of wrong must be at most 0.0001, but is nan" in str(
         measured.problems["wrong"]
     )
+
+
+def test_a_long_call_is_timed_three_times():
+    clock = Clock()
+    work = turns.Work({"eager": lambda: setattr(clock, "ticks", clock.ticks + 5)})
+    measured = turns.take_turns(work, ["eager"], clock, 0.0, 9)
+    assert measured.times == {"eager": [6, 6, 6]}
 
 
 def test_rounds_are_told_again():
