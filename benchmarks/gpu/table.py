@@ -30,11 +30,12 @@ def scaled(seconds: float | None) -> str:
 
 
 def shown(cases: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Returns the cases by group and code; of the operators the large ones, which are what a floor
-    is for."""
+    """Returns the cases by group and code; of the operators the large ones in float32, which are
+    what a floor is for."""
     groups: dict[str, dict[str, Any]] = {}
     for case in cases:
-        if not any(f", {size}, " in case["group"] for size in ("small", "medium", "one")):
+        *_, size, dtype = ("", *case["group"].split(", "))
+        if size not in ("small", "medium", "one") and dtype != "bfloat16":
             groups.setdefault(case["group"], {})[case["code"]] = case
     return groups
 
