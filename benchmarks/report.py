@@ -282,7 +282,8 @@ def gpu_section(path: Path) -> list[str]:
         f"Measured on {result['date'][:10]} at commit `{result['commit']}` on {machine['device']}, "
         f"torch {machine['torch']}; the numbers are those of "
         f"[{path.name}](../benchmarks/results/{path.name}). By events on the device, medians, over "
-        "buffers beyond the cache.",
+        "buffers beyond the cache; of operators the large ones in float32, the others are in the "
+        "file.",
         "",
         *table({group: codes for group, codes in timed.items() if codes}, result["floors"], True),
         *(line for text in profiled(result["profile"]) for line in ("", text)),
