@@ -830,6 +830,18 @@ def test_watch_without_waiting():
         watch(x, 5, 0.5, 0.1, last=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_watch_of_a_run_that_was_resumed(dtype):
+    """The steps before are not counted, and no type is too short for those after."""
+    x = torch.zeros(2, 3, dtype=dtype)
+    watch = Watch(x)
+    for step in range(11, 300):
+        watch(x, step, 0.9, 0.5, last=False)
+    x[1] = math.inf
+    with pytest.raises(FloatingPointError, match=r"step 300 \(t = 0\.8, .* first in sample 1"):
+        watch(x, 300, 0.8, 0.5, last=False)
+
+
 def test_correction_that_is_not_finite():
     """A correction is looked at as well as the predictor's step."""
 
