@@ -1,45 +1,61 @@
-"""The study of quality against cost, in small: what it writes, and that it can be resumed."""
+"""The studies of quality against cost, in small: what they write, and that they can be resumed."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
 from experiments import front as study
-from experiments.lorenz import cases
+from experiments import front_flow, schedules
+from experiments.lorenz import correctors, equal_cost
+from experiments.lorenz.cases import FILTER
 from sda_fast import Recipe
+from sda_fast.evaluation.sampler_law import kl_divergence, sampler_law
 
 # so few particles do not follow a truth well
 pytestmark = pytest.mark.filterwarnings("ignore:the effective sample size:RuntimeWarning")
 
+RECIPES = [
+    ("short", "lorenz63-w9", Recipe("short", "junction", 2, 1, 0.5, clip=5.0)),
+    ("published", "lorenz63", Recipe("published", "centre", 2, 1, 0.25)),
+]
+
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch):
-    monkeypatch.setattr(cases, "PARTICLES", 256)
-    monkeypatch.setattr(cases, "SPIN_UP", 20)
-    recipes = [
-        ("short", "lorenz63-w9", Recipe("short", "junction", 2, 1, 0.5, clip=5.0)),
-        ("published", "lorenz63", Recipe("published", "centre", 2, 1, 0.25)),
-    ]
-    monkeypatch.setattr(study, "ingredients", lambda: iter(recipes))
-    for cached in (cases.attractor, cases.make_case):
-        cached.cache_clear()
+def _small(small_cases, monkeypatch):
+    monkeypatch.setattr(study, "recipes", lambda: iter(RECIPES))
+    study.second_run.cache_clear()
     yield
-    for cached in (cases.attractor, cases.make_case):
-        cached.cache_clear()
+    study.second_run.cache_clear()
+
+
+def test_profiles():
+    """No truth that the presets were chosen by is judged."""
+    for profile in (study.QUICK, study.FULL):
+        assert not {0, 1} & {*profile.truths, *profile.published}
 
 
 def test_run(tmp_path, monkeypatch):
-    profile = study.Profile(truths=2, members=4, published=False)
+    profile = study.Profile(truths=(2, 3), published=(), members=20)
     records = study.run(tmp_path, profile)
-    assert len(records) == 2 * 2
-    assert all(record["evaluations"] == 4 and record["floor"] > 0 for record in records)
+    assert len(records) == 2 * 2 + 2 * 2
+    assert all(record["floor"] > 0 for record in records)
     assert [json.loads(line) for line in (tmp_path / "front.jsonl").read_text().splitlines()]
 
     rows = study.average(records)
-    assert [row["setting"] for row in rows] == ["lo", "hi"]
-    assert len(study.table(rows).splitlines()) == 4
+    assert [(row["setting"], row["name"]) for row in rows] == [
+        ("lo", FILTER),
+        ("lo", "short"),
+        ("hi", FILTER),
+        ("hi", "short"),
+    ]
+    assert len(study.table(rows).splitlines()) == 2 + 4
     for row in rows:
-        assert row["error"] > 0
+        exact = row["name"] == FILTER
+        assert (row["w1"] == [1.0, 0.0]) is exact
+        assert (row["gap"] == [0.0, 0.0]) is exact
+        assert row["evaluations"] == (0 if exact else 4)
         assert row["lost"] == 0
 
     # what is known is not sampled again
@@ -52,8 +68,9 @@ def test_divergence_is_recorded(tmp_path, monkeypatch):
         raise FloatingPointError("not finite")
 
     monkeypatch.setattr(study, "evaluate", diverge)
-    rows = study.average(study.run(tmp_path, study.Profile(1, 4, published=True)))
-    assert [row["diverged"] for row in rows] == [1] * 4
+    profile = study.Profile(truths=(2,), published=(2,), members=20)
+    rows = study.average(study.run(tmp_path, profile))
+    assert [row["diverged"] for row in rows] == [1] * 6
     assert "| published | 1 | 4 | diverged |" in study.table(rows)
 
 
@@ -61,8 +78,9 @@ def test_page(tmp_path):
     page = tmp_path / "front.md"
     page.write_text(f"before\n{study.START}\nold\n{study.END}\nafter\n")
     row = {"setting": "lo", "name": "x", "evaluations": 4, "truths": 1, "diverged": 0}
-    row |= {"w1": 1.5, "error": None, "seconds": 2.0, "energy": 0.1, "log_prior": 80.0}
-    row |= {"log_likelihood": 12.0, "coverage": 0.9, "lost": 0.0}
+    row |= {"w1": [1.5, None], "seconds": 2.0, "energy": [0.1, None], "log_prior": [80.0, None]}
+    row |= {"gap": [-1.0, None], "log_likelihood": [12.0, None], "coverage": [0.9, None]}
+    row |= {"exact_coverage": [0.9, None], "lost": 0.0}
 
     study.write_page(page, [row])
     text = page.read_text()
@@ -71,3 +89,77 @@ def test_page(tmp_path):
     assert "old" not in text
     assert study.table([row]) in text
     assert (tmp_path / "front.png").stat().st_size > 1000
+
+
+# Guidance at equal cost
+
+
+def test_equal_cost(tmp_path):
+    assert equal_cost.Cell("lo", 0, 20, equal_cost.GAMMA, 0.03, 256).evaluations == 128
+    assert equal_cost.Cell("lo", 0, 20, equal_cost.MMPS, 3, 256).evaluations == 51
+
+    strengths = {equal_cost.GAMMA: (0.03,), equal_cost.SPECTRAL: (0.1,), equal_cost.MMPS: (1,)}
+    profile = equal_cost.Profile(truths=1, members=20, passes=(24,), strengths=strengths)
+    report = equal_cost.run(tmp_path, profile)
+    assert "| lo | Gamma 0.03 | 12 |" in report
+    assert "| hi | spectral 0.1 | 12 |" in report
+    assert "| hi | MMPS 1 | 8 |" in report
+
+
+# Kinds of corrector
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return schedules.PROBLEMS["lo"]
+
+
+def test_plain_corrections_are_the_samplers(problem):
+    recipe = Recipe("", None, (0.9, 0.6, 0.4, 0.2, 0.1, 0.03), (0, 1, 2, 2, 1), 0.3, denoise=True)
+    guided = problem.guided()
+    options = {name: value for name, value in recipe.options.items() if name != "clip"}
+    law = sampler_law(guided, guided.eps, **options)
+    expected = 100 * kl_divergence(law, problem.posterior) / (2 * schedules.LENGTH)
+    assert schedules.divergence(problem, recipe) == pytest.approx(expected, rel=1e-8)
+    # a momentum of which nothing is kept
+    without = schedules.divergence(problem, recipe, schedules.underdamped(0.0))
+    assert without == pytest.approx(expected, rel=1e-8)
+
+
+def test_averaged_noise_is_exact():
+    """Its stationary variance is that of the estimate's law, at any size of the step."""
+    Lambda = torch.tensor([0.2, 1.0, 1.8]).double().diag()
+    v, eye = torch.zeros(3).double(), torch.eye(3).double()
+    for correct, exact in ((schedules.averaged, True), (schedules.plain, False)):
+        state = schedules.State(3)
+        for _ in range(500):
+            correct(state, (Lambda, v), 1.0, 0.5, eye)
+        variance = (Lambda @ state.S[:3, :3]).diagonal()
+        assert bool((variance - 1).abs().max() < 1e-6) is exact
+
+
+def test_tables_of_correctors(monkeypatch):
+    monkeypatch.setattr(schedules, "schedules", lambda: [schedules.even(4, 1, 0.5)])
+    text = schedules.by_schedule()
+    assert "| even steps, 4 × 1, tau 0.5 | 8 |" in text
+
+
+def test_correctors(tmp_path, monkeypatch):
+    short = Recipe("fast", "junction", (0.9, 0.4, 0.1), (1, 1), 0.3, True, 5.0)
+    monkeypatch.setattr(correctors, "preset", lambda name: short)
+    profile = replace(correctors.QUICK, truths=1, members=20, factors=(1.0,))
+    report = correctors.run(tmp_path, profile)
+    assert "| hi | fast | underdamped, c = 0.8 | 1 |" in report
+    assert len(report.splitlines()) == 2 + 2 * 6
+
+
+# The flow
+
+
+def test_flow(tmp_path, monkeypatch):
+    pytest.importorskip("jax_cfd")
+    short = {"short": Recipe("", front_flow.RULE, 2, 0, 1.0, clip=5.0)}
+    monkeypatch.setattr(front_flow, "recipes", lambda: short)
+    monkeypatch.setattr(front_flow, "SIZE", 32)
+    profile = front_flow.Profile(truths=(0,), members=2, bfloat16=False)
+    assert "| short | 1 | 2 |" in front_flow.run(tmp_path, profile)

@@ -9,6 +9,7 @@ import torch
 from torch import Generator
 
 from sda_fast.evaluation import (
+    coverage,
     crps,
     flatness,
     log_likelihood,
@@ -153,3 +154,14 @@ def test_flatness_without_scipy(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(ImportError, match=r"needs SciPy: pip install 'sda-fast\[evaluation\]'"):
         flatness(torch.tensor([3, 4]))
+
+
+def test_fair_coverage():
+    """A truth of the members' own law lies within the fair band as often as it says."""
+    x = torch.randn(21, 20000)
+    members, truth = x[:20], x[20]
+    assert coverage(members, truth, 0.8, fair=True) == pytest.approx(0.8, abs=0.015)
+    assert coverage(members, truth, 0.8) == pytest.approx(0.8 * 19 / 21, abs=0.015)
+    with pytest.raises(ValueError, match=r"level 0\.9 needs at least 19 members, got 18"):
+        coverage(members[:18], truth, fair=True)
+    coverage(members[:19], truth, fair=True)

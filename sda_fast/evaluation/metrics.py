@@ -72,14 +72,32 @@ def spread_skill(ensemble: Tensor, truth: Tensor) -> float:
     return math.sqrt((N + 1) / N) * spread(ensemble) / rmse(mean, truth.double())
 
 
-def coverage(ensemble: Tensor, truth: Tensor, level: float = 0.9) -> float:
-    """Returns how much of the truth lies within the ensemble's central band.
+def coverage(ensemble: Tensor, truth: Tensor, level: float = 0.9, *, fair: bool = False) -> float:
+    r"""Returns how much of the truth lies within the ensemble's central band.
+
+    The band of quantiles of few members is too narrow: of N members of the truth's own law it holds
+    the truth, on average, only :math:`(\text{level} (N - 1)) / (N + 1)` of the time. The fair band
+    is wider by as much, and so compares ensembles of several sizes.
 
     Arguments:
         ensemble: The members, with shape (N, *).
         truth: The truth, with shape (*).
         level: The share of the members that the band holds.
+        fair: Whether to widen the band, so that it holds the truth that often on average.
+
+    Raises:
+        ValueError: The fair band is beyond all members: there are fewer than
+            (1 + level) / (1 - level).
     """
+    if fair:
+        N = len(ensemble)
+        wide = level * (N + 1) / max(N - 1, 1)
+        if wide > 1:
+            raise ValueError(
+                f"a fair band of level {level:g} needs at least "
+                f"{math.ceil((1 + level) / (1 - level) - 1e-9)} members, got {N}"
+            )
+        level = wide
     edges = ensemble.new_tensor([(1 - level) / 2, (1 + level) / 2])
     low, high = ensemble.quantile(edges, dim=0)
 

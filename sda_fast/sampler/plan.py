@@ -1,6 +1,6 @@
 """What a run of the sampler will do: its numbers, what serves each part of it, and why."""
 
-__all__ = ["SamplingPlan", "is_integer", "make_plan"]
+__all__ = ["SamplingPlan", "is_integer", "make_plan", "make_schedule"]
 
 import math
 import operator
@@ -115,16 +115,13 @@ def make_plan(
         TypeError: A dtype does not fit.
         RuntimeError: backend="native" and a native operator cannot serve.
     """
-    times = _grid(steps)
-    now = times[1:].tolist()
+    times, counts, amplitudes = make_schedule(steps, corrections, tau)
     if not is_integer(order, 1, 3):
         raise ValueError(f"order must be 1, 2 or 3, got {order}")
     if window_batch is not None and not is_integer(window_batch, 1):
         raise ValueError(f"window_batch must be an integer, at least 1, got {window_batch}")
     if clip is not None and not (clip > 0 and math.isfinite(clip)):
         raise ValueError(f"clip must be positive, or None, got {clip}")
-    counts = _schedule("corrections", corrections, now, _count)
-    amplitudes = _schedule("tau", tau, now, _amplitude)
 
     batch, event = Size(shape), Size(sde.shape)
     device, dtype = _placement(sde, x1, dtype)
@@ -160,7 +157,7 @@ def make_plan(
 
     mu, sigma = (tuple(level.tolist()) for level in coefficients(sde, times))
     if order == 1:
-        weights = ((1.0,),) * len(now)
+        weights = ((1.0,),) * len(counts)
     else:
         rows = adams_bashforth(sde, times, order).tolist()
         weights = tuple(tuple(row[: n + 1]) for n, row in enumerate(rows))
@@ -183,6 +180,23 @@ def make_plan(
         estimator,
         (*parts, *more),
     )
+
+
+def make_schedule(
+    steps: int | Sequence[float] | Tensor,
+    corrections: int | Sequence[int] | Callable[[float], int],
+    tau: float | Sequence[float] | Callable[[float], float],
+) -> tuple[Tensor, tuple[int, ...], tuple[float, ...]]:
+    """Checks arguments of :func:`sda_fast.sample`, and returns the time grid, with shape (N + 1)
+    in float64, and of each of the N steps the number of corrections and their amplitude.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+    times = _grid(steps)
+    now = times[1:].tolist()
+    counts = _schedule("corrections", corrections, now, _count)
+    return times, counts, _schedule("tau", tau, now, _amplitude)
 
 
 def _network_parts(
