@@ -71,7 +71,7 @@ def measure(members: int, steps: int, rounds: int) -> dict[str, list[tuple[float
     """Returns the seconds of a clock and of the processor, round by round, of each code whole."""
     y = observation()
     runs = {"published, eager": eager(y, members, steps)}
-    runs |= {name: native(name, y, members) for name in ("draft", "fast", "accurate")}
+    runs |= {name: native(name, y, members) for name in ("draft", "fast")}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
 
     for n in range(rounds + 1):  # the first one warms up

@@ -4,13 +4,14 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
+import torch
 
-from benchmarks import compare, memory, report, results, samples, turns, workloads
+from benchmarks import compare, end_to_end, memory, report, results, samples, turns, workloads
 from benchmarks.probe import Floors
-from sda_fast import _native
+from sda_fast import VPSDE, GaussianScore, _native, load_prior, sample
 
 needs_native = pytest.mark.skipif(not _native.available, reason=str(_native.reason))
 
@@ -267,3 +268,35 @@ def test_pytest_benchmark_s_numbers_are_kept():
     benchmark = {"group": kept["group"], "stats": {**times, "mean": 1.0}, "extra_info": extra}
     content = {"machine_info": {"sda_fast": ours}, "benchmarks": [benchmark]}
     assert results.convert(content) == {**ours, "cases": [{**kept, "flops": 5}]}
+
+
+# A posterior from start to end
+
+
+def test_end_to_end(monkeypatch):
+    """Presets are timed whole, the published recipe's time is scaled to all of its steps."""
+    ticks = iter(range(100))
+    monkeypatch.setattr(end_to_end.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(end_to_end.time, "process_time", lambda: 0.0)
+    monkeypatch.setattr(end_to_end, "eager", lambda y, members, steps: lambda: None)
+    monkeypatch.setattr(end_to_end, "native", lambda name, y, members: lambda: None)
+    times = end_to_end.measure(members=2, steps=2, rounds=1)
+    assert times["published, eager"] == [(128, 0)]
+    assert times["fast"] == [(1, 0)]
+
+    text = end_to_end.table({"published, eager": [(500.0, 900.0)], "fast": [(4.0, 8.0)]})
+    assert "| fast | 4.00 s | 125 | 8.00 s | 112 |" in text
+
+
+@needs_native
+def test_published_recipe_is_the_samplers(monkeypatch):
+    """What is timed as the published recipe draws what `sample` draws by the preset."""
+    y, x1 = end_to_end.observation(), torch.randn(2, end_to_end.LENGTH, 3)
+    monkeypatch.setattr(torch, "randn", lambda *shape: x1)
+    monkeypatch.setattr(end_to_end, "PUBLISHED", replace(end_to_end.PUBLISHED, corrections=0))
+    x = end_to_end.eager(y, 2, 2)()
+
+    prior = load_prior("lorenz63", length=end_to_end.LENGTH)
+    guided = GaussianScore(y, end_to_end.observe, end_to_end.STD, prior, gamma=end_to_end.GAMMA)
+    expected = sample(VPSDE(guided, prior.shape), (2,), steps=2, x1=x1)
+    assert float((x - expected).abs().max()) < 1e-3 * float(expected.abs().max())

@@ -85,6 +85,16 @@ def test_windows_of_65_states(rule: Centre | Junction, windows: int):
     assert len(rule.plan(65)) == windows
 
 
+def test_millions_of_states():
+    """A plan is one pass over its windows, however many."""
+    plan = Junction(9, 4).plan(3_000_002)
+    rows = plan.start[:, None] + torch.arange(plan.window)
+    total = torch.zeros(plan.states + plan.window, dtype=torch.int64)
+    total.index_add_(0, rows.flatten(), plan.weight.long().flatten())
+    assert bool((total[: plan.states] == 1).all())
+    assert not total[plan.states :].any()
+
+
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_one_window(k: int):
     """With L = 2k + 1 both rules are one window, taken whole."""

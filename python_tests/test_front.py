@@ -33,11 +33,11 @@ def _small(small_cases, monkeypatch):
 def test_profiles():
     """No truth that the presets were chosen by is judged."""
     for profile in (study.QUICK, study.FULL):
-        assert not {0, 1} & {*profile.truths, *profile.published}
+        assert not {0, 1} & {*profile.truths, *profile.others, *profile.published}
 
 
 def test_run(tmp_path, monkeypatch):
-    profile = study.Profile(truths=(2, 3), published=(), members=20)
+    profile = study.Profile(truths=(2, 3), others=(2, 3), published=(), members=20)
     records = study.run(tmp_path, profile)
     assert len(records) == 2 * 2 + 2 * 2
     assert all(record["floor"] > 0 for record in records)
@@ -68,7 +68,7 @@ def test_divergence_is_recorded(tmp_path, monkeypatch):
         raise FloatingPointError("not finite")
 
     monkeypatch.setattr(study, "evaluate", diverge)
-    profile = study.Profile(truths=(2,), published=(2,), members=20)
+    profile = study.Profile(truths=(2,), others=(2,), published=(2,), members=20)
     rows = study.average(study.run(tmp_path, profile))
     assert [row["diverged"] for row in rows] == [1] * 6
     assert "| published | 1 | 4 | diverged |" in study.table(rows)

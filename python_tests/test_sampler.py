@@ -48,7 +48,7 @@ def mlp(features: int = 3, order: int = 2, width: int = 16, **kwargs) -> MCScore
     return MCScoreNet(features, order=order, **kwargs)
 
 
-def unet(spatial: int) -> MCScoreNet:
+def unet(spatial: int, **kwargs) -> MCScoreNet:
     return MCScoreNet(
         2,
         order=1,
@@ -58,6 +58,7 @@ def unet(spatial: int) -> MCScoreNet:
         hidden_blocks=(1, 1),
         activation=nn.SiLU,
         padding_mode="circular",
+        **kwargs,
     )
 
 
@@ -501,6 +502,30 @@ def test_rounding_of_a_called_network(make: Callable, threads: Callable[[int], N
     for size, count in ((1, 1), (7, 1), (1000, 1), (64, 2)):
         threads(count)
         assert_same(sample(sde, (4,), window_batch=size, **options), expected)
+
+
+@pytest.mark.parametrize("spatial", [1, 2])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_junction_of_fields(spatial: int, backend: str):
+    """A length-aware U-Net: guided by the junction rule, the same to rounding in chunks of any
+    size and in other batches, and another with another seed."""
+    event = (8, 2, *(4, 8)[2 - spatial :])
+    network = unet(spatial, length_aware=True, composition=Junction(3, 2))
+    guide = GaussianScore(
+        torch.randn(4, 8),
+        lambda x: x[:, ::2, 0, ..., :].flatten(2)[..., :8],
+        0.5,
+        VPSDE(network, event),
+        gamma=GAMMA,
+    )
+    sde = VPSDE(guide, event)
+    options = {"steps": 2, "corrections": 1, "tau": 0.3, "backend": backend}
+    expected = sample(sde, (3,), seed=1, **options)
+    assert expected.shape == (3, *event)
+    for size in (1, 4, 1000):
+        assert_same(sample(sde, (3,), seed=1, window_batch=size, **options), expected, 3e-5)
+    assert_same(sample(sde, (2,), seed=1, **options), expected[:2], 3e-5)
+    assert not torch.allclose(sample(sde, (3,), seed=2, **options), expected, atol=0.1)
 
 
 @pytest.mark.parametrize("make", [guided, unguided])

@@ -4,7 +4,7 @@ The published recipe spends its evaluations evenly. What an evaluation buys is u
 :math:`t = 1` next to nothing is decided, corrections pay where the windows have to agree with each
 other, and near :math:`t = 0` a correction of large amplitude leaves noise of its own. So
 
-.. math:: t_n = t_N + (t_0 - t_N) (1 - n / N)^2, \qquad t_0 = 0.9, \; t_N = 0.008
+.. math:: t_n = t_N + (t_0 - t_N) (1 - n / N)^2, \qquad t_0 = 0.9, \; t_N = 0.007
 
 with corrections below :math:`t = 0.7` only, smaller ones below 0.02 and none at the end, where the
 state is denoised instead. All estimates are clipped. `docs/front.md` has the measurements.
@@ -26,7 +26,7 @@ from .sampler.plan import is_integer
 from .score import MCScoreNet
 
 # The first and the last time, where corrections begin, where they become smaller, and how much.
-FIRST, LAST, CORRECTED, SMALL, SHRINK = 0.9, 0.008, 0.7, 0.02, 0.25
+FIRST, LAST, CORRECTED, SMALL, SHRINK = 0.9, 0.007, 0.7, 0.02, 0.25
 CORRECTIONS, CLIP = 3, 5.0
 
 # Up to so many evaluations tau is 1, beyond it falls in proportion: what corrections can agree upon
