@@ -1,5 +1,6 @@
 """Recipes: that they fit their budgets, are taken by the sampler, and can be overridden."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from sda_fast import VPSDE, Centre, GaussianScore, Junction, MCScoreNet, explain, sample
-from sda_fast.presets import LEAST, PRESETS, preset, scheduled, suggest
+from sda_fast.presets import LEAST, MEASURED, PRESETS, preset, scheduled, suggest
 
 
 def prior(length_aware: bool = True) -> VPSDE:
@@ -62,6 +63,17 @@ def test_suggest():
 
     assert suggest(prior(length_aware=False), 40).composition == Centre(2)
     assert suggest(VPSDE(nn.Identity(), (4,)), 40).composition is None
+
+
+def test_what_was_measured():
+    """What `suggest` tells is what the study's kept results say."""
+    rows = json.loads((Path(__file__).parents[1] / "experiments" / "front.json").read_text())
+    names = {preset(name).evaluations: name for name in ("draft", "fast", "accurate")}
+    assert list(MEASURED) == list(names)
+    for evaluations, ratio in MEASURED.items():
+        means = [row["w1"][0] for row in rows if row["name"] == names[evaluations]]
+        assert ratio == round(sum(means) / len(means), 1)
+    assert "1.5 with 64" in str(suggest(prior(), 40))
 
 
 def test_suggest_for_seconds():
