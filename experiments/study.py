@@ -8,7 +8,7 @@ the same folder goes on where it ended.
 import argparse
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ Record = dict[str, Any]
 
 BLUE, ORANGE, GREEN, RED, GREY = "#3b6ea8", "#d1622b", "#4f8a4c", "#b03a48", "#8a8a8a"
 COLOURS = (BLUE, ORANGE, GREEN, RED, "#7a5ba6", "#2b9c9c", GREY)
+
+# scores that are shares of one
+SHARES = ("coverage", "lost")
 
 
 def evaluate_all(
@@ -71,6 +74,20 @@ def mean(records: Sequence[Record], name: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def average(
+    records: Sequence[Record], names: Sequence[str], metrics: Iterable[str]
+) -> list[Record]:
+    """Returns the means of records that agree in some fields, how many truths they are of, and how
+    many of them diverged."""
+    rows = []
+    for values, members in group(records, names).items():
+        row: Record = dict(zip(names, values, strict=True))
+        row |= {"truths": len(members), "diverged": sum("error" in r for r in members)}
+        rows.append(row | {metric: mean(members, metric) for metric in metrics})
+
+    return rows
+
+
 def number(x: float | None) -> str:
     """Writes a number with three significant digits."""
     if x is None:
@@ -81,6 +98,17 @@ def number(x: float | None) -> str:
 def percent(x: float | None) -> str:
     """Writes a share."""
     return "–" if x is None else f"{x:.0%}"
+
+
+def scores(row: Record, metrics: Iterable[str]) -> list[str]:
+    """Writes a row's scores, those of :data:`SHARES` as shares."""
+    return [(percent if metric in SHARES else number)(row[metric]) for metric in metrics]
+
+
+def method(row: Record) -> str:
+    """Names the method of a row of :func:`average`, and says how often it diverged."""
+    failed = f" ({row['diverged']} of {row['truths']} diverged)" if row["diverged"] else ""
+    return f"{row['method']}{failed}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

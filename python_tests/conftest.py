@@ -30,12 +30,18 @@ def threads(_one_thread: None) -> Callable[[int], None]:
 
 @pytest.fixture
 def small_cases(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Makes the studies of Lorenz-63 filter with few particles."""
-    from experiments.lorenz import cases
+    """Makes the studies of Lorenz-63 filter with few particles, and learn from little."""
+    from experiments.lorenz import cases, parameter, trajectory_network
 
     monkeypatch.setattr(cases, "PARTICLES", 512)
     monkeypatch.setattr(cases, "SPIN_UP", 50)
-    cached = (cases.attractor, cases.make_case)
+    monkeypatch.setattr(parameter, "GRID", 5)
+    monkeypatch.setattr(parameter, "PARTICLES", 256)
+    monkeypatch.setattr(parameter, "SPIN_UP", 50)
+    for learnt in (parameter, trajectory_network):
+        monkeypatch.setattr(learnt, "TRAJECTORIES", 8)
+    cached = (cases.attractor, cases.make_case, parameter.prepared, parameter.data)
+    cached += (trajectory_network.data,)
     for function in cached:
         function.cache_clear()
     yield

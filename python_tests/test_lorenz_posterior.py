@@ -15,7 +15,8 @@ TINY = posterior.Profile(
     steps=2,
     corrections=(0, 1),
     taus=(0.25, 0.5),
-    methods=("centre, k = 2", cases.JUNCTION),
+    methods=("centre, k = 2", cases.JUNCTION, posterior.GLOBAL),
+    iterations=2,
 )
 
 
@@ -29,8 +30,8 @@ def test_run(tmp_path, monkeypatch):
     log = (tmp_path / "posterior.jsonl").read_text()
     records = [json.loads(line) for line in log.splitlines()]
 
-    # two settings of two other methods, and two priors with C = 0 and, at two amplitudes, C = 1
-    assert len(records) == 2 * (2 + 2 * 3)
+    # two settings of two other methods, and three priors with C = 0 and, at two amplitudes, C = 1
+    assert len(records) == 2 * (2 + 3 * 3)
     assert (tmp_path / "posterior.md").read_text() == report + "\n"
     assert (tmp_path / "posterior.png").read_bytes()[:4] == b"\x89PNG"
     assert len(report.splitlines()) == 2 + len(records)
@@ -44,9 +45,9 @@ def test_run(tmp_path, monkeypatch):
     (tmp_path / "posterior.jsonl").write_text("".join(lines[:5] + lines[6:]))
     evaluated, evaluate = [], posterior.evaluate
 
-    def spy(cell, device):
+    def spy(cell, **options):
         evaluated.append(cell)
-        return evaluate(cell, device)
+        return evaluate(cell, **options)
 
     monkeypatch.setattr(posterior, "evaluate", spy)
     assert posterior.run(tmp_path, TINY) == report
@@ -61,8 +62,8 @@ def test_divergence_is_recorded(tmp_path, monkeypatch):
 
     monkeypatch.setattr(cases, "sample", diverge)
     report = posterior.run(tmp_path, TINY)
-    assert report.count("1 of 1 diverged") == 2 * 6
-    assert report.count("| diverged") == 2 * 6 * len(posterior.METRICS)
+    assert report.count("1 of 1 diverged") == 2 * 9
+    assert report.count("| –") == 2 * 9 * len(posterior.METRICS)
 
 
 def test_other_errors_are_not_recorded(tmp_path):

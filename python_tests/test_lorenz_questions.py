@@ -73,10 +73,14 @@ def test_wrong_model(tmp_path, few, monkeypatch):
 def test_misspecified(tmp_path, few):
     misspecified.make_case.cache_clear()
     profile = replace(misspecified.QUICK, errors=(0, 20), truths=1, members=4, steps=8)
+    profile = replace(profile, width=8, iterations=2)
     report = misspecified.run(tmp_path, profile)
     misspecified.make_case.cache_clear()
     assert (tmp_path / "misspecified.png").stat().st_size > 0
-    assert len(report.splitlines()) == 2 + 2 * 3
+    first, second = report.split("\n\n")
+    assert len(first.splitlines()) == 2 + 2 * len(misspecified.METHODS)
+    assert len(second.splitlines()) == 2 + 2
+    assert "diverged" not in report
     assert misspecified.make_system(20).rho == pytest.approx(33.6)
     assert misspecified.make_system(0) is cases.chain
 
@@ -114,8 +118,8 @@ def test_non_markov(tmp_path, monkeypatch):
 
     monkeypatch.setattr(non_markov, "data", data)
     monkeypatch.setattr(non_markov, "prior", untrained)
-    profile = replace(non_markov.QUICK, couplings=(0.0,), orders=(1, 2), members=4, truths=1)
-    profile = replace(profile, trajectories=16, steps=2, corrections=1)
+    few = replace(non_markov.QUICK.settings, members=4, truths=1, trajectories=16, steps=2, C=1)
+    profile = non_markov.Profile(couplings=(0.0,), orders=(1, 2), settings=few)
     report = non_markov.run(tmp_path, profile)
     assert (tmp_path / "non_markov.png").stat().st_size > 0
     assert "diverged" not in report

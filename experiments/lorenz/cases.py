@@ -20,6 +20,7 @@ from sda_fast.evaluation import (
     coverage,
     crps,
     energy_distance,
+    ensemble_kalman_smoother,
     log_prior,
     particle_filter,
     rmse,
@@ -35,10 +36,10 @@ LOST = 10.0
 JUNCTION = "junction, w = 9"
 PRIORS: dict[str, tuple[str, str | Composition]] = {
     "centre, k = 2": ("lorenz63", "centre"),
-    "centre, w = 3": ("lorenz63-w9", Centre(1)),
-    "centre, w = 5": ("lorenz63-w9", Centre(2)),
-    "centre, w = 7": ("lorenz63-w9", Centre(3)),
-    "centre, w = 9": ("lorenz63-w9", Centre(4)),
+    "length-aware, k = 1": ("lorenz63-w9", Centre(1)),
+    "length-aware, k = 2": ("lorenz63-w9", Centre(2)),
+    "length-aware, k = 3": ("lorenz63-w9", Centre(3)),
+    "length-aware, k = 4": ("lorenz63-w9", Centre(4)),
     JUNCTION: ("lorenz63-w9", Junction(window=9, stride=4)),
 }
 FILTER, SMOOTHER = "particle filter", "ensemble Kalman"
@@ -77,8 +78,9 @@ class Instrument:
     of: Callable[[Tensor], Tensor] = first
 
     def state(self, x: Tensor) -> Tensor:
-        """Predicts what is observed of physical states (*, 3), as a filter asks."""
-        return self.of(chain.preprocess(x))
+        """Predicts what is observed of physical states (*, 3), as a filter asks. What follows the
+        three coordinates is not seen."""
+        return self.of(chain.preprocess(x[..., :3]))
 
     def trajectory(self, x: Tensor) -> Tensor:
         """Predicts what is observed of standardised trajectories (*, L, 3), as guidance asks."""
@@ -156,18 +158,54 @@ def guide(case: Case, instrument: Instrument, prior: VPSDE, gamma: Any = GAMMA) 
 
 
 def draw(
-    guided: nn.Module, members: int, *, seed: int, steps: int, corrections: int, tau: float
+    guided: nn.Module,
+    members: int,
+    *,
+    seed: int,
+    steps: int,
+    corrections: int,
+    tau: float,
+    context: Tensor | None = None,
+    system: NoisyLorenz63 = chain,
 ) -> Tensor:
     """Draws physical posterior trajectories (N, L, 3) of a guided prior."""
     prior = guided.sde
     sde = VPSDE(guided.to(prior.device), prior.shape).to(prior.device)
-    x = sample(sde, (members,), seed=seed, steps=steps, corrections=corrections, tau=tau or 1.0)
-    return chain.postprocess(x.cpu())
+    options = {"steps": steps, "corrections": corrections, "tau": tau or 1.0}
+    return system.postprocess(sample(sde, (members,), context, seed=seed, **options).cpu())
+
+
+def sampled(guided: nn.Module, cell: Any, **options: Any) -> Tensor:
+    """Draws the physical posterior trajectories (N, L, 3) of a cell of a study, which has the
+    fields truth (the seed), members, steps, C and tau; options are those of :func:`draw`."""
+    return draw(
+        guided,
+        cell.members,
+        seed=cell.truth,
+        steps=cell.steps,
+        corrections=cell.C,
+        tau=cell.tau,
+        **options,
+    )
+
+
+def peer(cell: Any, observation: Observation) -> Tensor:
+    """Draws physical posterior trajectories (N, L, 3) by the other method of a cell."""
+    if cell.method == FILTER:
+        return filtered(observation, 2, cell.truth, cell.members)
+    generator = Generator().manual_seed(cell.truth)
+    x = attractor(3)[: cell.members]
+    return ensemble_kalman_smoother(chain, observation, x, generator=generator)
+
+
+def inside(x: Tensor) -> Tensor:
+    """Says which members (N, L, 3) did not leave the attractor, with shape (N)."""
+    return (chain.preprocess(x).abs() < LOST).all(dim=2).all(dim=1)
 
 
 def kept(x: Tensor) -> Tensor:
     """Returns the members (N, L, 3) that did not leave the attractor, at least two."""
-    good = (chain.preprocess(x).abs() < LOST).all(dim=2).all(dim=1)
+    good = inside(x)
     if int(good.sum()) < 2:
         lost = 1 - float(good.double().mean())
         raise FloatingPointError(f"{lost:.0%} of the members left the attractor")

@@ -138,15 +138,7 @@ def evaluate(cell: Cell, device: str = "cpu") -> Record:
     if cell.method == FILTER:
         x = cases.filtered(case.observation, 2, cell.truth, cell.members)
     else:
-        guided = guide(cell, case, cases.load(device=device))
-        x = cases.draw(
-            guided,
-            cell.members,
-            seed=cell.truth,
-            steps=cell.steps,
-            corrections=cell.C,
-            tau=cell.tau,
-        )
+        x = cases.sampled(guide(cell, case, cases.load(device=device)), cell)
 
     record: Record = cases.measure(x, case)
     # 1 where the residuals are as large as the noise
@@ -156,16 +148,6 @@ def evaluate(cell: Cell, device: str = "cpu") -> Record:
 
 
 METRICS = ("energy", "w1", "log_prior", "residual", "lost")
-
-
-def summarise(records: Sequence[Record]) -> list[Record]:
-    """Returns the means over truths."""
-    rows = []
-    for values, group in study.group(records, ("std", "method", "strength")).items():
-        row: Record = dict(zip(("std", "method", "strength"), values, strict=True))
-        row["diverged"] = sum("error" in record for record in group)
-        rows.append(row | {name: study.mean(group, name) for name in METRICS})
-    return rows
 
 
 def tables(rows: Sequence[Record]) -> str:
@@ -221,7 +203,7 @@ def run(out: Path, profile: Profile, device: str = "cpu") -> str:
     records = study.evaluate_all(
         out / "guidance.jsonl", list(cells(profile)), partial(evaluate, device=device)
     )
-    rows = summarise(records)
+    rows = study.average(records, ("std", "method", "strength"), METRICS)
     return study.write(out, "guidance", tables(rows), draw_figure(rows))
 
 

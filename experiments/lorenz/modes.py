@@ -137,9 +137,7 @@ def draw(cell: Cell, observation: Observation, device: str) -> Tensor:
     prior, A = cases.load(cell.method, device), SETTINGS[cell.setting]
     y, std = observation.y[::EVERY].to(device), torch.as_tensor(observation.std)[0].float()
     guided = GaussianScore(y, lambda x: A(x[..., ::EVERY, :]), std, prior, gamma=cases.GAMMA)
-    return cases.draw(
-        guided, cell.members, seed=cell.truth, steps=cell.steps, corrections=cell.C, tau=cell.tau
-    )
+    return cases.sampled(guided, cell)
 
 
 def pattern(x: Tensor) -> list[str]:

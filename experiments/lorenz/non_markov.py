@@ -24,7 +24,7 @@ References:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -46,57 +46,10 @@ SITES, FAST = 8, 4
 MEMORY = "memory"
 
 
-@dataclass(frozen=True)
-class Profile:
-    """What is run: all combinations of h and k."""
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a prior is trained and judged."""
 
-    couplings: Sequence[float]
-    orders: Sequence[int]
-    iterations: int
-    width: int
-    trajectories: int
-    states: int
-    members: int
-    truths: int
-    steps: int
-    corrections: int
-    tau: float
-
-
-QUICK = Profile(
-    couplings=(0.0, 1.0),
-    orders=(1, 2, 4),
-    iterations=4000,
-    width=128,
-    trajectories=128,
-    states=512,
-    members=64,
-    truths=8,
-    steps=64,
-    corrections=2,
-    tau=0.5,
-)
-FULL = Profile(
-    couplings=(0.0, 0.5, 1.0, 2.0),
-    orders=(1, 2, 3, 4, 8),
-    iterations=100_000,
-    width=256,
-    trajectories=2048,
-    states=1024,
-    members=512,
-    truths=32,
-    steps=256,
-    corrections=4,
-    tau=0.5,
-)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One prior, or of k = 0 the memory of the data."""
-
-    h: float
-    k: int
     iterations: int
     width: int
     trajectories: int
@@ -108,24 +61,60 @@ class Cell:
     tau: float
 
 
+@dataclass(frozen=True)
+class Profile:
+    """What is run: all combinations of h and k."""
+
+    couplings: Sequence[float]
+    orders: Sequence[int]
+    settings: Settings
+
+
+QUICK = Profile(
+    couplings=(0.0, 1.0),
+    orders=(1, 2, 4),
+    settings=Settings(
+        iterations=4000,
+        width=128,
+        trajectories=128,
+        states=512,
+        members=64,
+        truths=8,
+        steps=64,
+        C=2,
+        tau=0.5,
+    ),
+)
+FULL = Profile(
+    couplings=(0.0, 0.5, 1.0, 2.0),
+    orders=(1, 2, 3, 4, 8),
+    settings=Settings(
+        iterations=100_000,
+        width=256,
+        trajectories=2048,
+        states=1024,
+        members=512,
+        truths=32,
+        steps=256,
+        C=4,
+        tau=0.5,
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell(Settings):
+    """One prior, or of k = 0 the memory of the data."""
+
+    h: float
+    k: int
+
+
 def cells(profile: Profile) -> Iterator[Cell]:
     """Lists a profile's cells."""
-    p = profile
-    for h in p.couplings:
-        for k in (0, *p.orders):
-            yield Cell(
-                h,
-                k,
-                p.iterations,
-                p.width,
-                p.trajectories,
-                p.states,
-                p.members,
-                p.truths,
-                p.steps,
-                p.corrections,
-                p.tau,
-            )
+    for h in profile.couplings:
+        for k in (0, *profile.orders):
+            yield Cell(h=h, k=k, **asdict(profile.settings))
 
 
 def parameters(h: float) -> dict[str, Any]:

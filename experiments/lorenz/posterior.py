@@ -29,14 +29,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from torch import Generator, Tensor
-
-from sda_fast.evaluation import ensemble_kalman_smoother
-
 from .. import study
-from ..study import Record, number, percent
-from . import cases
-from .cases import FILTER, JUNCTION, PRIORS, SMOOTHER, Case, Instrument
+from ..study import Record
+from . import cases, trajectory_network
+from .cases import FILTER, JUNCTION, PRIORS, SMOOTHER, Instrument
+from .trajectory_network import GLOBAL
 
 # the paper's low- and high-frequency observations
 SETTINGS = {"lo": Instrument(8, 0.05), "hi": Instrument(1, 0.25)}
@@ -60,18 +57,28 @@ class Profile:
     steps: int
     corrections: Sequence[int]
     taus: Sequence[float]
-    methods: Sequence[str] = tuple(PRIORS)
+    methods: Sequence[str]
+    iterations: int  # of the training of the network over whole trajectories
 
 
 QUICK = Profile(
     truths=2,
-    members=64,
-    steps=64,
-    corrections=(0, 1, 4),
+    members=16,
+    steps=32,
+    corrections=(0, 1, 2, 4, 8, 16),
     taus=(0.5,),
-    methods=("centre, k = 2", "centre, w = 9", JUNCTION),
+    methods=(*(f"length-aware, k = {k}" for k in (1, 2, 3, 4)), JUNCTION, GLOBAL),
+    iterations=8000,
 )
-FULL = Profile(truths=4, members=256, steps=256, corrections=(0, 1, 2, 4, 8, 16), taus=(0.25, 0.5))
+FULL = Profile(
+    truths=4,
+    members=256,
+    steps=256,
+    corrections=(0, 1, 2, 4, 8, 16),
+    taus=(0.25, 0.5),
+    methods=(*PRIORS, GLOBAL),
+    iterations=50_000,
+)
 
 
 @dataclass(frozen=True)
@@ -101,56 +108,36 @@ def cells(profile: Profile) -> Iterator[Cell]:
                         yield Cell(setting, truth, profile.members, method, profile.steps, C, tau)
 
 
-def draw(cell: Cell, case: Case, device: str) -> Tensor:
-    """Draws physical posterior trajectories, with shape (N, L, 3)."""
-    if cell.method == FILTER:
-        return cases.filtered(case.observation, 2, cell.truth, cell.members)
-    if cell.method == SMOOTHER:
-        x = cases.attractor(3)[: cell.members]
-        generator = Generator().manual_seed(cell.truth)
-        return ensemble_kalman_smoother(cases.chain, case.observation, x, generator=generator)
+def evaluate(cell: Cell, folder: Path, iterations: int, device: str = "cpu") -> Record:
+    """Returns a cell's numbers. The network over whole trajectories is trained if need be."""
+    instrument = SETTINGS[cell.setting]
+    reference = max(cell.members, 256)  # the more of them, the less W1 is the luck of the draw
+    case = cases.make_case(instrument, cell.truth, reference)
+    if cell.method in PRIORS:
+        prior = cases.load(cell.method, device)
+    elif cell.method == GLOBAL:
+        prior = trajectory_network.load(folder, iterations, device)
 
-    guided = cases.guide(case, SETTINGS[cell.setting], cases.load(cell.method, device))
-    return cases.draw(
-        guided,
-        cell.members,
-        seed=cell.truth,
-        steps=cell.steps,
-        corrections=cell.C,
-        tau=cell.tau,
-    )
-
-
-def evaluate(cell: Cell, device: str = "cpu") -> Record:
-    """Returns a cell's numbers."""
-    case = cases.make_case(SETTINGS[cell.setting], cell.truth, cell.members)
     began = time.perf_counter()
-    x = draw(cell, case, device)
+    if cell.method in (FILTER, SMOOTHER):
+        x = cases.peer(cell, case.observation)
+    else:
+        x = cases.sampled(cases.guide(case, instrument, prior), cell)
     seconds = time.perf_counter() - began
     return cases.measure(x, case) | {"seconds": seconds}
 
 
 def run(out: Path, profile: Profile, device: str = "cpu") -> str:
     """Evaluates what the folder does not hold yet, writes table and figure, returns the table."""
-    wanted = list(cells(profile))
-    records = study.evaluate_all(out / "posterior.jsonl", wanted, partial(evaluate, device=device))
-    rows = average(records)
-    return study.write(out, "posterior", table(rows), draw_figure(rows))
-
-
-def average(records: Sequence[Record]) -> list[Record]:
-    """Returns the means over truths, and how many of them diverged, in a table's order."""
-    names = ("setting", "method", "steps", "C", "tau")
-    rows = []
-    for values, group in study.group(records, names).items():
-        row: Record = dict(zip(names, values, strict=True))
-        row |= {"truths": len(group), "diverged": sum("error" in record for record in group)}
-        rows.append(row | {name: study.mean(group, name) for name in METRICS})
-
-    settings, methods = list(SETTINGS), [FILTER, SMOOTHER, *PRIORS]
+    records = study.evaluate_all(
+        out / "posterior.jsonl",
+        list(cells(profile)),
+        partial(evaluate, folder=out / "priors", iterations=profile.iterations, device=device),
+    )
+    rows = study.average(records, ("setting", "method", "steps", "C", "tau"), METRICS)
+    settings, methods = list(SETTINGS), [FILTER, SMOOTHER, *PRIORS, GLOBAL]
     rows.sort(key=lambda r: (settings.index(r["setting"]), methods.index(r["method"])))
-
-    return rows
+    return study.write(out, "posterior", table(rows), draw_figure(rows))
 
 
 def table(rows: Sequence[Record]) -> str:
@@ -159,50 +146,43 @@ def table(rows: Sequence[Record]) -> str:
     for row in rows:
         evaluations = row["steps"] * (1 + row["C"])
         settings = (row["C"], row["tau"] or "", evaluations) if evaluations else ("", "", "")
-        if row["w1"] is None:
-            scores = ["diverged"] * len(METRICS)
-        else:
-            shares = ("coverage", "lost")
-            scores = [(percent if name in shares else number)(row[name]) for name in METRICS]
-        name = row["method"]
-        if row["diverged"]:
-            name += f" ({row['diverged']} of {row['truths']} diverged)"
-        lines.append((row["setting"], name, *settings, *scores))
+        lines.append((row["setting"], study.method(row), *settings, *study.scores(row, METRICS)))
 
     return study.table(["", "", "C", "tau", "score evaluations", *METRICS.values()], lines)
 
 
 def draw_figure(rows: Sequence[Record]):
-    """Draws W1 and the log prior against C, with the particle filter's as lines."""
-    metrics = ("w1", "log_prior")
+    """Draws W1, log prior and log likelihood over C, with the particle filter's as lines."""
+    metrics = {"w1": "log", "log_prior": "symlog", "log_likelihood": "symlog"}
     figure, axes = study.panels(len(metrics), len(SETTINGS), width=4.2, sharex=True)
+    lines = [method for method in (*PRIORS, GLOBAL) if any(r["method"] == method for r in rows)]
 
     for column, setting in zip(axes.T, SETTINGS, strict=True):
         column[0].set_title(setting, fontsize="medium")
-        for panel, metric in zip(column, metrics, strict=True):
+        for panel, (metric, scale) in zip(column, metrics.items(), strict=True):
             chosen = [row for row in rows if row["setting"] == setting and row[metric] is not None]
             for row in chosen:
                 if not row["steps"]:
                     dash = "-" if row["method"] == FILTER else "--"
                     panel.axhline(row[metric], color="black", ls=dash, lw=1, label=row["method"])
-            corrected = [row for row in chosen if row["C"]]
-            for (method, tau), points in study.group(corrected, ("method", "tau")).items():
-                # C = 0 is the same for every tau
-                start = [r for r in chosen if r["method"] == method and r["steps"] and not r["C"]]
-                points = start + points
-                panel.plot(
-                    [row["C"] for row in points],
-                    [row[metric] for row in points],
-                    "o-" if tau == 0.5 else "s:",
-                    color=study.COLOURS[list(PRIORS).index(method)],
-                    ms=4,
-                    label=f"{method}, tau = {tau:g}",
-                )
-            panel.set_xticks(sorted({row["C"] for row in chosen}))
-            if metric == "w1":
-                panel.set_yscale("log")
-            else:
-                panel.set_yscale("symlog", linthresh=100)
+            for method, colour in zip(lines, study.COLOURS, strict=False):
+                mine = [row for row in chosen if row["method"] == method]
+                start = [row for row in mine if not row["C"]]  # the same for every tau
+                taus = study.group([row for row in mine if row["C"]], ("tau",))
+                for (tau,), points in taus.items():
+                    points = start + points
+                    panel.plot(
+                        [row["C"] for row in points],
+                        [row[metric] for row in points],
+                        "o-" if tau == 0.5 else "s:",
+                        color=colour,
+                        ms=4,
+                        label=method if len(taus) == 1 else f"{method}, tau = {tau:g}",
+                    )
+            panel.set_xscale("symlog", linthresh=1, base=2)
+            shown = sorted({row["C"] for row in chosen})
+            panel.set_xticks(shown, [f"{C}" for C in shown])
+            panel.set_yscale(scale, **({"linthresh": 100} if scale == "symlog" else {}))
     for panel, metric in zip(axes[:, 0], metrics, strict=True):
         panel.set_ylabel(METRICS[metric])
     for panel in axes[-1]:

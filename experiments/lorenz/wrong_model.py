@@ -33,7 +33,7 @@ from sda_fast import LikelihoodScore
 from sda_fast.likelihood import Gaussian, Huber, Likelihood, StudentT
 
 from .. import study
-from ..study import Record, number, percent
+from ..study import Record
 from . import cases
 from .cases import FILTER, METRICS, Case, first
 
@@ -189,31 +189,18 @@ def evaluate(cell: Cell, device: str = "cpu") -> Record:
         x = cases.filtered(Readings(likelihood), 2, cell.truth, cell.members)
     else:
         prior = cases.load(device=device)
-        x = cases.draw(
-            LikelihoodScore(likelihood, prior, gamma=cases.GAMMA),
-            cell.members,
-            seed=cell.truth,
-            steps=cell.steps,
-            corrections=cell.C,
-            tau=cell.tau,
-        )
+        x = cases.sampled(LikelihoodScore(likelihood, prior, gamma=cases.GAMMA), cell)
 
     return cases.measure(x, case)
 
 
 def tables(records: list[Record]) -> str:
     """Writes the means over truths."""
-    rows = []
-    for values, group in study.group(records, ("noise", "assumed", "method")).items():
-        failed = sum("error" in record for record in group)
-        noise, assumed, method = values
-        method += f" ({failed} of {len(group)} diverged)" if failed else ""
-        means = {metric: study.mean(group, metric) for metric in METRICS}
-        shares = ("coverage", "lost")
-        scores = [(percent if m in shares else number)(x) for m, x in means.items()]
-        rows.append((noise, assumed, method, *scores))
-
-    return study.table(["noise", "assumed", "", *METRICS.values()], rows)
+    lines = [
+        (r["noise"], r["assumed"], study.method(r), *study.scores(r, METRICS))
+        for r in study.average(records, ("noise", "assumed", "method"), METRICS)
+    ]
+    return study.table(["noise", "assumed", "", *METRICS.values()], lines)
 
 
 def draw_figure(records: list[Record]) -> Any:

@@ -24,14 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
-
-from sda_fast.evaluation import ensemble_kalman_smoother
+from torch import Tensor
 
 from .. import study
-from ..study import Record, number, percent
+from ..study import Record
 from . import cases
-from .cases import FILTER, JUNCTION, METRICS, SMOOTHER, Case, Instrument
+from .cases import FILTER, JUNCTION, METRICS, SMOOTHER, Instrument
 
 
 def all_three(x: Tensor) -> Tensor:
@@ -110,41 +108,24 @@ class Cell:
 
 def cells(profile: Profile) -> Iterator[Cell]:
     """Lists a profile's cells."""
+    sampler = (profile.steps, profile.corrections, profile.tau)
     for truth in range(profile.truths):
         for name in INSTRUMENTS:
             for method in (FILTER, SMOOTHER):
                 yield Cell(name, truth, profile.members, method)
             for method in profile.methods:
-                yield Cell(
-                    name,
-                    truth,
-                    profile.members,
-                    method,
-                    profile.steps,
-                    profile.corrections,
-                    profile.tau,
-                )
-
-
-def draw(cell: Cell, case: Case, device: str) -> Tensor:
-    """Draws physical posterior trajectories (N, L, 3)."""
-    if cell.method == FILTER:
-        return cases.filtered(case.observation, 2, cell.truth, cell.members)
-    if cell.method == SMOOTHER:
-        x = cases.attractor(3)[: cell.members]
-        generator = Generator().manual_seed(cell.truth)
-        return ensemble_kalman_smoother(cases.chain, case.observation, x, generator=generator)
-
-    guided = cases.guide(case, INSTRUMENTS[cell.instrument], cases.load(cell.method, device))
-    return cases.draw(
-        guided, cell.members, seed=cell.truth, steps=cell.steps, corrections=cell.C, tau=cell.tau
-    )
+                yield Cell(name, truth, profile.members, method, *sampler)
 
 
 def evaluate(cell: Cell, device: str = "cpu") -> Record:
     """Returns a cell's numbers, and the bands of the figure."""
-    case = cases.make_case(INSTRUMENTS[cell.instrument], cell.truth, cell.members)
-    x = draw(cell, case, device)
+    instrument = INSTRUMENTS[cell.instrument]
+    case = cases.make_case(instrument, cell.truth, cell.members)
+    if cell.method in (FILTER, SMOOTHER):
+        x = cases.peer(cell, case.observation)
+    else:
+        x = cases.sampled(cases.guide(case, instrument, cases.load(cell.method, device)), cell)
+
     record: Record = cases.measure(x, case)
     if cell.truth == 0:
         band = cases.kept(x)[:, :, 0].quantile(torch.tensor([0.05, 0.5, 0.95]), dim=0)
@@ -159,16 +140,9 @@ def rounded(x: Tensor) -> Any:
 
 def tables(records: Sequence[Record]) -> str:
     """Writes the means over truths."""
-    rows = []
-    for (name, method), group in study.group(records, ("instrument", "method")).items():
-        failed = sum("error" in record for record in group)
-        method += f" ({failed} of {len(group)} diverged)" if failed else ""
-        means = {metric: study.mean(group, metric) for metric in METRICS}
-        shares = ("coverage", "lost")
-        scores = [(percent if m in shares else number)(x) for m, x in means.items()]
-        rows.append((name, method, *scores))
-
-    return study.table(["observed", "", *METRICS.values()], rows)
+    rows = study.average(records, ("instrument", "method"), METRICS)
+    lines = [(r["instrument"], study.method(r), *study.scores(r, METRICS)) for r in rows]
+    return study.table(["observed", "", *METRICS.values()], lines)
 
 
 def draw_figure(records: Sequence[Record]) -> Any:

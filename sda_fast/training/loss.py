@@ -22,6 +22,7 @@ def squared_error(
     length: Tensor,
     sde: VPSDE,
     kernel: Callable[..., Tensor] | None = None,
+    context: Tensor | None = None,
 ) -> Tensor:
     r"""Returns the mean of :math:`(\epsilon_\phi - \epsilon)^2` over valid states, for each window.
 
@@ -33,9 +34,10 @@ def squared_error(
         length: The number of states of each window, with shape (B).
         sde: The noise process.
         kernel: What evaluates the network's kernel, by default itself.
+        context: The context of each window, with shape (B, context, *).
     """
     mask = (torch.arange(x.shape[1], device=x.device) < length[:, None]).to(x.dtype)
-    context = network._context(mask, x, None)
+    context = network._context(mask, x, context)
     valid = mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)).expand_as(x).flatten(1, 2)
 
     x, eps = x.flatten(1, 2), eps.flatten(1, 2)
