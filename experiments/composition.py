@@ -14,7 +14,7 @@ import torch
 
 from sda_fast import VPSDE, Centre, Junction
 from sda_fast.composition import Composition
-from sda_fast.evaluation.sampler_law import kl_divergence, sampler_law
+from sda_fast.evaluation import kl_divergence, sampler_law
 
 from .pseudo_blanket import make_chain, make_estimator
 

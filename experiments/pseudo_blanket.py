@@ -4,7 +4,7 @@ r"""What the pseudo-blanket approximation costs, in closed form, over k, memory,
 
 A stationary AR(1) chain, :math:`x_i = a x_{i-1} + \sqrt{1 - a^2} z_i`, has the correlation time
 :math:`T = -1 / \log a`, in states. Its windows' scores are known, and so is the law of the
-sampler's own samples (:func:`sda_fast.evaluation.sampler_law.sampler_law`), so that what a
+sampler's own samples (:func:`sda_fast.evaluation.sampler_law`), so that what a
 composition or a setting of the sampler costs is a Kullback-Leibler divergence from the truth, in
 nats and without Monte-Carlo noise. Three tables:
 
@@ -31,9 +31,13 @@ from torch import Tensor, nn
 
 from sda_fast import VPSDE, Centre, GaussianScore, Junction, MCScoreNet
 from sda_fast.composition import Composition
-from sda_fast.evaluation import LinearGaussianChain
-from sda_fast.evaluation.linear_gaussian import GaussianEstimator, WindowEstimator
-from sda_fast.evaluation.sampler_law import kl_divergence, sampler_law
+from sda_fast.evaluation import (
+    GaussianEstimator,
+    LinearGaussianChain,
+    WindowEstimator,
+    kl_divergence,
+    sampler_law,
+)
 
 from . import study
 from .study import Record, number

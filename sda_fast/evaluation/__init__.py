@@ -18,7 +18,9 @@ __all__ = [
     "flatness",
     "four_d_var",
     "gaspari_cohn",
+    "gaussian_wasserstein",
     "kalman_filter",
+    "kl_divergence",
     "log_likelihood",
     "log_prior",
     "mmd",
@@ -27,6 +29,7 @@ __all__ = [
     "rank_histogram",
     "rmse",
     "rts_smoother",
+    "sampler_law",
     "spread",
     "spread_skill",
     "stationary",
@@ -36,13 +39,18 @@ __all__ = [
 
 from .distances import energy_distance, mmd, wasserstein
 from .ensemble_kalman import ensemble_kalman_smoother, gaspari_cohn
+from .law import (
+    GaussianEstimator,
+    WindowEstimator,
+    gaussian_wasserstein,
+    kl_divergence,
+    sampler_law,
+)
 from .linear_gaussian import (
     Gaussian,
-    GaussianEstimator,
     LinearGaussianChain,
     LinearObservation,
     Smoothed,
-    WindowEstimator,
     kalman_filter,
     posterior,
     rts_smoother,

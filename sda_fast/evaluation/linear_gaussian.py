@@ -5,13 +5,8 @@ The states follow
 .. math:: x_1 \sim N(\mu_1, \Sigma_1), \qquad x_i \sim N(A x_{i-1} + b, \Sigma_x)
 
 and some are observed, :math:`y \sim N(H x_i, R)`. Trajectories are then jointly Gaussian, before
-and after conditioning, and so is their law under a noise process, whose noise estimator is linear:
-for :math:`x \sim N(m, S)`
-
-.. math:: \epsilon(x(t), t) = -\sigma \nabla \log p(x(t)) =
-    \sigma (\mu^2 S + \sigma^2 I)^{-1} (x(t) - \mu m)
-
-Everything is computed in float64.
+and after conditioning. What the sampler makes of them is known too, in :mod:`.law`. Everything is
+computed in float64.
 
 References:
     | A New Approach to Linear Filtering and Prediction Problems (Kalman, 1960)
@@ -22,11 +17,9 @@ References:
 
 __all__ = [
     "Gaussian",
-    "GaussianEstimator",
     "LinearGaussianChain",
     "LinearObservation",
     "Smoothed",
-    "WindowEstimator",
     "kalman_filter",
     "posterior",
     "rts_smoother",
@@ -38,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 
 class Gaussian(NamedTuple):
@@ -271,82 +264,3 @@ def rts_smoother(
 
 def _stack(laws: Sequence[Any]) -> Gaussian:
     return Gaussian(*(torch.stack(moments) for moments in zip(*laws, strict=True)))
-
-
-class GaussianEstimator(nn.Module):
-    r"""The exact noise estimator of data with a Gaussian law :math:`N(m, S)`.
-
-    .. math:: \epsilon(x, t) = \sigma (\mu^2 S + \sigma^2 I)^{-1} (x - \mu m)
-
-    It takes the place of a network, in a noise process whose event has n elements.
-
-    Arguments:
-        law: The law of the data, with n elements.
-        sde: A noise process with methods `mu` and `sigma`.
-    """
-
-    mean: Tensor
-    values: Tensor
-    vectors: Tensor
-
-    def __init__(self, law: Gaussian, sde: Any):
-        super().__init__()
-
-        values, vectors = torch.linalg.eigh(law.covariance.double())
-        self.register_buffer("mean", law.mean.double())
-        self.register_buffer("values", values.clamp(min=0))
-        self.register_buffer("vectors", vectors)
-        self.mu, self.sigma = sde.mu, sde.sigma
-
-    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
-        """Maps states of any shape whose last dimensions have n elements, and times (), or one for
-        each of them, to noise of the same shape."""
-        t = t.to(self.mean.dtype)
-        mu, sigma = self.mu(t)[..., None], self.sigma(t)[..., None]
-
-        z = x.to(self.mean.dtype).reshape(*(t.shape or (-1,)), len(self.mean))
-        z = (z - mu * self.mean) @ self.vectors
-        z = sigma * z / (mu**2 * self.values + sigma**2) @ self.vectors.T
-
-        return z.reshape(x.shape).to(x.dtype)
-
-
-class WindowEstimator(nn.Module):
-    """The exact noise estimator of windows of a stationary chain, of the interface of
-    :class:`sda_fast.ScoreNet`: it takes the place of the `kernel` of a
-    :class:`sda_fast.MCScoreNet`, length-aware or not.
-
-    Arguments:
-        law: The law of a window of w states, with w D elements, whose leading ones are those of
-            shorter windows.
-        window: The number w of states.
-        sde: A noise process with methods `mu` and `sigma`.
-    """
-
-    def __init__(self, law: Gaussian, window: int, sde: Any):
-        super().__init__()
-
-        self.window = window
-        self.size = len(law.mean) // window
-        self.estimators = nn.ModuleList(
-            GaussianEstimator(Gaussian(law.mean[:n], law.covariance[:n, :n]), sde)
-            for n in range(self.size, window * self.size + 1, self.size)
-        )
-
-    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
-        """Maps windows (*, w D), times, broadcastable with (*), and a context, the mask of their
-        states (*, w), by default all, to noise (*, w D), 0 beyond the states."""
-        t = t.expand(x.shape[:-1])
-
-        if c is None:
-            return self.estimators[-1](x, t)
-
-        length = c[..., -self.window :].sum(dim=-1, keepdim=True)
-        eps = torch.zeros_like(x)
-
-        for n in map(int, length.unique()):
-            part = self.estimators[n - 1](x[..., : n * self.size], t)
-            part = nn.functional.pad(part, (0, x.shape[-1] - part.shape[-1]))
-            eps = torch.where(length == n, part, eps)
-
-        return eps

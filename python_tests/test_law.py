@@ -5,8 +5,13 @@ import torch
 
 from experiments.composition import divergences
 from sda_fast import VPSDE, Centre, Junction, sample
-from sda_fast.evaluation.linear_gaussian import Gaussian, GaussianEstimator
-from sda_fast.evaluation.sampler_law import kl_divergence, sampler_law
+from sda_fast.evaluation import (
+    Gaussian,
+    GaussianEstimator,
+    gaussian_wasserstein,
+    kl_divergence,
+    sampler_law,
+)
 
 
 def law(n: int, seed: int = 0) -> Gaussian:
@@ -23,6 +28,23 @@ def test_kl_divergence():
     )
     assert kl_divergence(p, q) == pytest.approx(float(expected))
     assert kl_divergence(p, p) == pytest.approx(0, abs=1e-12)
+
+
+def test_gaussian_wasserstein():
+    """Between laws of one set of axes it is the distance of means and standard deviations."""
+    axes = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q
+    means, stds = torch.randn(2, 4).double(), torch.rand(2, 4).double()
+    p, q = (Gaussian(m, axes * s**2 @ axes.T) for m, s in zip(means, stds, strict=True))
+    square = (means[0] - means[1]).square().sum() + (stds[0] - stds[1]).square().sum()
+    assert gaussian_wasserstein(p, q) == pytest.approx(float(square.sqrt()))
+    assert gaussian_wasserstein(q, p) == pytest.approx(gaussian_wasserstein(p, q))
+    assert gaussian_wasserstein(p, p) == pytest.approx(0, abs=1e-7)
+
+    # with other axes, by the square root of a matrix that is not symmetric
+    p, q = law(4, 1), law(4, 2)
+    product = torch.linalg.eigvals(p.covariance @ q.covariance).real.sqrt().sum()
+    square = (p.mean - q.mean).square().sum() + (p.covariance + q.covariance).trace()
+    assert gaussian_wasserstein(p, q) == pytest.approx(float((square - 2 * product).sqrt()))
 
 
 def test_without_corrections_it_is_the_samplers_map():
