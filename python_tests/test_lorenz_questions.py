@@ -76,6 +76,7 @@ def test_misspecified(tmp_path, few):
     profile = replace(profile, width=8, iterations=2)
     report = misspecified.run(tmp_path, profile)
     misspecified.make_case.cache_clear()
+    misspecified.posterior_of_rho.cache_clear()
     assert (tmp_path / "misspecified.png").stat().st_size > 0
     first, second = report.split("\n\n")
     assert len(first.splitlines()) == 2 + 2 * len(misspecified.METHODS)

@@ -30,6 +30,9 @@ from sda_fast.evaluation import (
 
 LENGTH, GAMMA, PARTICLES, SPIN_UP = 65, 3e-2, 16384, 1024
 
+# The ensemble Kalman smoother has so many members, at least: with few it is worse, not only noisier.
+SMOOTHED = 64
+
 # A member with a standardised element beyond this is lost: one of them would be all of a mean.
 LOST = 10.0
 
@@ -194,8 +197,8 @@ def peer(cell: Any, observation: Observation) -> Tensor:
     if cell.method == FILTER:
         return filtered(observation, 2, cell.truth, cell.members)
     generator = Generator().manual_seed(cell.truth)
-    x = attractor(3)[: cell.members]
-    return ensemble_kalman_smoother(chain, observation, x, generator=generator)
+    x = attractor(3)[: max(cell.members, SMOOTHED)]
+    return ensemble_kalman_smoother(chain, observation, x, generator=generator)[: cell.members]
 
 
 def inside(x: Tensor) -> Tensor:

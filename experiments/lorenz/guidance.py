@@ -10,9 +10,9 @@ noise. One prior is guided by
     MMPS        the network's own Jacobian, by so many iterations (Rozet et al., 2024)
     DPS         a strength zeta, the norm being each sample's (Chung et al., 2023)
 
-over a range of their strength, and each posterior is set beside a particle filter's, whose second
-run is the floor. A guidance is stable where the energy distance stays small over strengths and
-levels of noise alike.
+over a range of their strength, with corrections and, as DPS was published, without. Each posterior
+is set beside a particle filter's, whose second run is the floor. A guidance is stable where the
+energy distance stays small over strengths and levels of noise alike.
 
 References:
     | Score-based Data Assimilation (Rozet & Louppe, 2023), section 3.2
@@ -24,7 +24,7 @@ References:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ GAMMA, SPECTRAL, MMPS, DPS = "Gamma", "spectral", "MMPS", "DPS"
 
 @dataclass(frozen=True)
 class Profile:
-    """What is run: every strength of every method at every level of noise."""
+    """What is run: every strength of every method at every level of noise, with corrections, and
+    of some methods also without."""
 
     truths: int
     members: int
@@ -54,6 +55,7 @@ class Profile:
     tau: float
     stds: Sequence[float]
     strengths: dict[str, Sequence[float]] = field(default_factory=dict)
+    uncorrected: Sequence[str] = (GAMMA, DPS)
 
 
 QUICK = Profile(
@@ -109,7 +111,10 @@ def cells(profile: Profile) -> Iterator[Cell]:
         for method, strengths in profile.strengths.items():
             for strength in strengths:
                 for std in profile.stds:
-                    yield Cell(std, truth, profile.members, method, strength, *sampler)
+                    cell = Cell(std, truth, profile.members, method, strength, *sampler)
+                    yield cell
+                    if method in profile.uncorrected:
+                        yield replace(cell, C=0, tau=0.0)
 
 
 @cache
@@ -154,14 +159,14 @@ def tables(rows: Sequence[Record]) -> str:
     """Writes energy distance, residual and lost members by strength and noise."""
     stds = list(dict.fromkeys(row["std"] for row in rows))
     lines = []
-    for (method, strength), group in study.group(rows, ("method", "strength")).items():
-        line: list[Any] = [method, f"{strength:g}" if method != FILTER else ""]
+    for (method, C, strength), group in study.group(rows, ("method", "C", "strength")).items():
+        line: list[Any] = [method, *((C, f"{strength:g}") if method != FILTER else ("", ""))]
         for name in ("energy", "w1", "residual"):
             line += ["diverged" if r[name] is None else number(r[name]) for r in group]
         line.append(percent(max((1.0 if r["lost"] is None else r["lost"]) for r in group)))
         lines.append(line)
 
-    head = ["", "strength"]
+    head = ["", "C", "strength"]
     for name in ("energy", "W1", "residual"):
         head += [f"{name}, std {std:g}" for std in stds]
     return study.table([*head, "lost, at most"], lines)
@@ -177,16 +182,18 @@ def draw_figure(rows: Sequence[Record]) -> Any:
         here = [row for row in rows if row["std"] == std]
         floor = next(row["energy"] for row in here if row["method"] == FILTER)
         panel.axhline(max(floor, 0.05), color="black", lw=1, label="floor, at least 0.05")
-        for method, colour in zip(methods, study.COLOURS, strict=False):
-            points = [row for row in here if row["method"] == method]
+        for (method, C), points in study.group(here, ("method", "C")).items():
+            if method == FILTER:
+                continue
+            colour = study.COLOURS[methods.index(method)]
             good = [row for row in points if row["energy"] is not None]
             panel.plot(
                 [row["strength"] for row in good],
                 [max(row["energy"], 0.05) for row in good],
-                "o-",
+                "o-" if C else "s:",
                 color=colour,
                 ms=4,
-                label=method,
+                label=method if C else f"{method}, C = 0",
             )
             for row in points:
                 if row["energy"] is None:
@@ -203,7 +210,8 @@ def run(out: Path, profile: Profile, device: str = "cpu") -> str:
     records = study.evaluate_all(
         out / "guidance.jsonl", list(cells(profile)), partial(evaluate, device=device)
     )
-    rows = study.average(records, ("std", "method", "strength"), METRICS)
+    rows = study.average(records, ("std", "method", "C", "strength"), METRICS)
+    rows.sort(key=lambda row: (row["method"] != FILTER, -row["C"]))
     return study.write(out, "guidance", tables(rows), draw_figure(rows))
 
 

@@ -139,6 +139,13 @@ def make_case(setting: str, error: int, seed: int, members: int) -> Case:
     return Case(truth, observation, reference)
 
 
+@cache
+def posterior_of_rho(setting: str, error: int, seed: int) -> Tensor:
+    """Draws rho (N, 1) from its exact posterior."""
+    case = make_case(setting, error, seed, REFERENCE)
+    return parameter.filtered(case.observation, 1, seed, REFERENCE)[:, 0, 3:]
+
+
 def draw(cell: Cell, case: Case, prior: Callable[[str], VPSDE]) -> Tensor:
     """Draws physical posterior trajectories (N, L, 3), or with rho inferred (N, L, 4).
 
@@ -170,7 +177,7 @@ def evaluate(cell: Cell, prior: Callable[[str], VPSDE]) -> Record:
     if cell.method not in (EXACT, JOINT):
         return record
 
-    exact = parameter.filtered(case.observation, 1, cell.truth, REFERENCE)[:, 0, 3:]
+    exact = posterior_of_rho(cell.setting, cell.error_of_rho, cell.truth)
     rho = x[cases.inside(x[..., :3]), :, 3]
     inferred = rho.mean(dim=1, keepdim=True)
     return record | {

@@ -32,7 +32,7 @@ WINDOW, STRIDE, LENGTHS, BATCH = 9, 4, (9, 9, 9, 7, 5, 5, 5, 3, 1), 128
 TRAJECTORIES, STATES = 4096, 256  # to learn from
 
 # of the exact posterior: values of rho, particles for each, and transitions that forget the start
-GRID, PARTICLES, SPIN_UP = 65, 2048, 512
+GRID, PARTICLES, SPIN_UP = 33, 2048, 512
 
 
 class AnyLorenz63(NoisyLorenz63):

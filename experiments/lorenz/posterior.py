@@ -63,12 +63,12 @@ class Profile:
 
 QUICK = Profile(
     truths=2,
-    members=16,
+    members=8,
     steps=32,
     corrections=(0, 1, 2, 4, 8, 16),
     taus=(0.5,),
     methods=(*(f"length-aware, k = {k}" for k in (1, 2, 3, 4)), JUNCTION, GLOBAL),
-    iterations=8000,
+    iterations=6000,
 )
 FULL = Profile(
     truths=4,
