@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.lorenz import cases, guidance, modes, zero_shot
+from experiments.lorenz import cases, guidance, modes, weights, zero_shot
 
 # 512 particles are few
 pytestmark = pytest.mark.filterwarnings("ignore:the effective sample size:RuntimeWarning")
@@ -58,7 +58,7 @@ def test_weights_of_modes():
         base | {"method": cases.JUNCTION, "run": 0, "counts": {up: 80, other: 20}},
     ]
     records[2] |= {"steps": 64, "C": 4}
-    (s,) = modes.summarise(records)
+    (s,) = weights.summarise(records, at=4)
     p, q = (dict(zip(s["modes"], s[name], strict=True)) for name in ("p", "q"))
     assert p == pytest.approx({up: 0.5, down: 0.5, other: 0.0})
     assert q == pytest.approx({up: 0.8, down: 0.0, other: 0.2})

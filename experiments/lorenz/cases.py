@@ -30,7 +30,7 @@ from sda_fast.evaluation import (
 
 LENGTH, GAMMA, PARTICLES, SPIN_UP = 65, 3e-2, 16384, 1024
 
-# The ensemble Kalman smoother has so many members, at least: with few it is worse, not only noisier.
+# The ensemble Kalman smoother has so many members at least: with few it is worse, not just noisier.
 SMOOTHED = 64
 
 # A member with a standardised element beyond this is lost: one of them would be all of a mean.
