@@ -3,15 +3,19 @@ r"""The paper's first result: posteriors of Lorenz-63 against a particle filter.
     python -m experiments.lorenz.posterior --quick --out runs/lorenz
 
 A truth of 65 states is observed in its first coordinate, every 8th state with a standard deviation
-of 0.05 ("lo") or every state with 0.25 ("hi"), in standardised units. Posteriors by the shipped
-priors, by the rule of composition, the number C of corrections and their amplitude tau, are set
-beside trajectories of a bootstrap particle filter of 16384 particles. A second, independent run of
-it gives the floor, what an exact method would score, and an ensemble Kalman smoother a peer.
+of 0.05 ("lo") or every state with 0.25 ("hi"), in standardised units. Posteriors by k, the
+rule of composition, the number C of corrections and their amplitude tau are set beside trajectories
+of a bootstrap particle filter of 16384 particles. A second, independent run of it gives the floor,
+what an exact method would score, and an ensemble Kalman smoother a peer. The priors are
+
+    length-aware, k = 1 to 4   one network of windows up to 9 states, by the published rule
+    junction, w = 9            the same network by the junction rule
+    centre, k = 2              the paper's, a network of windows of 5 states and nothing else
+    global                     a fully convolutional network over whole trajectories, trained here
 
     log prior        E log p(x_2:L | x_1), that of the truth's law is near 82
     log likelihood   E log p(y | x)
     W1, energy       distances to the particle filter's trajectories, in physical units
-    coverage         of the truth by the central 90 % of the members
     lost             members that left the attractor by 10 standard deviations, not scored
 
 Each cell's numbers are kept in `posterior.jsonl` as soon as they are known, and a run that is
@@ -43,7 +47,6 @@ METRICS = {
     "log_likelihood": "log likelihood",
     "w1": "W1",
     "energy": "energy",
-    "coverage": "coverage",
     "lost": "lost",
 }
 
