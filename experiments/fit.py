@@ -5,6 +5,7 @@ of its system, is fitted here to any loss, by the paper's optimiser.
 """
 
 import copy
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -82,7 +83,9 @@ def fit(
                 print(f"{path.stem} {i + 1}/{iterations}: loss {total / every:.4f}", flush=True)
                 total = 0.0
                 states = {name: value.state_dict() for name, value in parts.items()}
-                torch.save(states | {"iteration": i + 1}, part)
+                buffer = io.BytesIO()
+                torch.save(states | {"iteration": i + 1}, buffer)
+                atomic_write(part, buffer.getvalue())
 
     atomic_write(path, save({k: v.contiguous() for k, v in average.state_dict().items()}))
     part.unlink(missing_ok=True)

@@ -60,7 +60,7 @@ def report(out: Path, page: Path, names: list[str], full: bool, device: str = "c
 def main() -> None:
     parser = argparse.ArgumentParser(description="Runs all studies and writes what they found.")
     size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--quick", action="store_true", help="under an hour on two cores")
+    size.add_argument("--quick", action="store_true", help="of the order of an hour on two cores")
     size.add_argument("--full", action="store_true", help="for a GPU")
     parser.add_argument("--only", nargs="+", choices=STUDIES, default=list(STUDIES))
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of results")
