@@ -185,7 +185,7 @@ def draw_figure(rows: Sequence[Record]):
             panel.set_xscale("symlog", linthresh=1, base=2)
             shown = sorted({row["C"] for row in chosen})
             panel.set_xticks(shown, [f"{C}" for C in shown])
-            panel.set_yscale(scale, **({"linthresh": 100} if scale == "symlog" else {}))
+            panel.set_yscale(scale, **({"linthresh": 20} if scale == "symlog" else {}))
     for panel, metric in zip(axes[:, 0], metrics, strict=True):
         panel.set_ylabel(METRICS[metric])
     for panel in axes[-1]:
