@@ -6,7 +6,7 @@ A rotation in the plane with transition noise of a small standard deviation, 33 
 coordinate observed at every 8th state with a standard deviation of 0.05 ("lo") or at every one
 with 0.25 ("hi"); "noisier" is "lo" of a chain with more noise. Windows' scores are exact, composed
 by the junction rule and guided as a network's are, so that the law of the samples follows by
-recursion (:mod:`sda_fast.evaluation.sampler_law`). Tables give its Kullback-Leibler divergence
+recursion (:func:`sda_fast.evaluation.sampler_law`). Tables give its Kullback-Leibler divergence
 from the posterior, in hundredths of a nat per dimension.
 
 A correction leaves noise of its own: where the estimate is :math:`\lambda q`, q in units of sigma,
@@ -41,9 +41,13 @@ from torch import Tensor, nn
 
 from experiments import study
 from sda_fast import VPSDE, GaussianScore, Junction, MCScoreNet, Recipe, preset
-from sda_fast.evaluation import LinearGaussianChain
-from sda_fast.evaluation.linear_gaussian import Gaussian, GaussianEstimator, WindowEstimator
-from sda_fast.evaluation.sampler_law import kl_divergence
+from sda_fast.evaluation import (
+    Gaussian,
+    GaussianEstimator,
+    LinearGaussianChain,
+    WindowEstimator,
+    kl_divergence,
+)
 from sda_fast.sampler.plan import make_schedule
 from sda_fast.schedule import coefficients
 

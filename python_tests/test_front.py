@@ -11,7 +11,7 @@ from experiments import front_flow, schedules
 from experiments.lorenz import correctors, equal_cost
 from experiments.lorenz.cases import FILTER
 from sda_fast import Recipe
-from sda_fast.evaluation.sampler_law import kl_divergence, sampler_law
+from sda_fast.evaluation import kl_divergence, sampler_law
 
 # so few particles do not follow a truth well
 pytestmark = pytest.mark.filterwarnings("ignore:the effective sample size:RuntimeWarning")
