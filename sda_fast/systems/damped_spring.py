@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from .markov import MarkovChain, normal
+from .markov import MarkovChain, gaussian_log_prob, normal
 
 
 class DampedSpring(MarkovChain):
@@ -43,4 +43,12 @@ class DampedSpring(MarkovChain):
 
     def transition(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """Draws the states that follow x (*, 4)."""
-        return normal(x @ self.A.T + self.b, self.Sigma_x.diagonal().sqrt(), generator)
+        return normal(*self.moments(x), generator=generator)
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the mean of the states that follow x (*, 4), and their standard deviations."""
+        return x @ self.A.to(x).T + self.b.to(x), self.Sigma_x.diagonal().to(x).sqrt()
+
+    def log_prob(self, x1: Tensor, x2: Tensor) -> Tensor:
+        r"""Returns the log-density :math:`\log p(x_2 \mid x_1)` of transitions, with shape (*)."""
+        return gaussian_log_prob(x2, *self.moments(x1))

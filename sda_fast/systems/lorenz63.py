@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from .markov import DiscreteODE, normal
+from .markov import DiscreteODE, gaussian_log_prob, normal
 
 # The mean and standard deviation of a state on the attractor, by which it is standardised.
 MEAN = (0.0, 0.0, 25.0)
@@ -77,6 +77,4 @@ class NoisyLorenz63(Lorenz63):
 
     def log_prob(self, x1: Tensor, x2: Tensor) -> Tensor:
         r"""Returns the log-density :math:`\log p(x_2 \mid x_1)` of transitions, with shape (*)."""
-        mean, std = self.moments(x1)
-        log_density = torch.distributions.Normal(mean, std).log_prob(x2)
-        return log_density.sum(dim=-1)
+        return gaussian_log_prob(x2, *self.moments(x1))

@@ -1,6 +1,6 @@
 """Markov chains: the dynamical systems whose trajectories are assimilated."""
 
-__all__ = ["DiscreteODE", "MarkovChain", "normal"]
+__all__ = ["DiscreteODE", "MarkovChain", "gaussian_log_prob", "normal"]
 
 import abc
 from collections.abc import Sequence
@@ -13,6 +13,11 @@ def normal(mean: Tensor, std: Tensor | float, generator: Generator | None = None
     """Draws from a normal distribution of the mean's shape."""
     noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
     return mean + std * noise
+
+
+def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor | float) -> Tensor:
+    """Returns the log-density of states (*, D) under independent normals, with shape (*)."""
+    return torch.distributions.Normal(mean, std).log_prob(x).sum(dim=-1)
 
 
 class MarkovChain(abc.ABC):
