@@ -21,6 +21,7 @@ __all__ = [
     "MarkovChain",
     "NoisyLorenz63",
     "Plan",
+    "QuasiGeostrophic",
     "Recipe",
     "ResMLP",
     "ScoreNet",
@@ -75,6 +76,7 @@ from .systems import (
     LotkaVolterra,
     MarkovChain,
     NoisyLorenz63,
+    QuasiGeostrophic,
     TwoScaleLorenz96,
 )
 

@@ -10,6 +10,7 @@ __all__ = [
     "LotkaVolterra",
     "MarkovChain",
     "NoisyLorenz63",
+    "QuasiGeostrophic",
     "TwoScaleLorenz96",
     "build_system",
 ]
@@ -21,3 +22,4 @@ from .lorenz63 import Lorenz63, NoisyLorenz63
 from .lorenz96 import Lorenz96, TwoScaleLorenz96
 from .lotka_volterra import LotkaVolterra
 from .markov import DiscreteODE, MarkovChain
+from .quasi_geostrophic import QuasiGeostrophic

@@ -11,6 +11,7 @@ from .lorenz63 import NoisyLorenz63
 from .lorenz96 import Lorenz96, TwoScaleLorenz96
 from .lotka_volterra import LotkaVolterra
 from .markov import MarkovChain
+from .quasi_geostrophic import QuasiGeostrophic
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,26 @@ CATALOGUE: dict[str, Entry] = {
         block=4,
         units="dimensionless, on a square of side 2 pi",
         dims=("channel", "x", "y"),
+    ),
+    # the defaults of pyqg-jax; the burn-in is four years, from weak noise
+    "quasi_geostrophic": Entry(
+        QuasiGeostrophic,
+        {
+            "size": 64,
+            "dt": 86400.0,
+            "steps": 12,
+            "width": 1e6,
+            "beta": 1.5e-11,
+            "radius": 15e3,
+            "delta": 0.25,
+            "U": 0.025,
+            "drag": 5.787e-7,
+        },
+        length=64,
+        burn_in=1460,
+        block=4,
+        units="potential vorticity in 1/s; times in seconds",
+        dims=("channel", "y", "x"),
     ),
 }
 

@@ -13,32 +13,14 @@ import torch
 from torch import Generator, Tensor
 
 from . import flow
+from .jax_solver import import_solver, random_keys
 from .markov import MarkovChain
 
 MAX_VELOCITY = 5.0  # for which the integration step is stable
 
 
-def _import_jax() -> tuple[Any, Any]:
-    """Imports jax and jax-cfd.
-
-    Raises:
-        ImportError: They are missing, or jax is too new for jax-cfd.
-    """
-    needs = "KolmogorovFlow needs jax-cfd and jax < 0.6: pip install 'sda-fast[kolmogorov]'"
-    try:
-        import jax
-    except ImportError as error:
-        raise ImportError(f"{needs} ({error})") from error
-
-    if jax.__version_info__ >= (0, 6):
-        raise ImportError(f"{needs} (jax is {jax.__version__})")
-
-    try:
-        import jax_cfd.base
-    except ImportError as error:
-        raise ImportError(f"{needs} ({error})") from error
-
-    return jax, jax_cfd.base
+def _import() -> tuple[Any, Any]:
+    return import_solver("KolmogorovFlow", "jax_cfd.base", "jax-cfd", "kolmogorov")
 
 
 class _Solver(NamedTuple):
@@ -52,7 +34,7 @@ class _Solver(NamedTuple):
 @lru_cache(maxsize=8)
 def _solver(size: int, dt: float, reynolds: float) -> _Solver:
     """Builds a solver, which flows of the same parameters share."""
-    jax, cfd = _import_jax()
+    jax, cfd = _import()
 
     grid = cfd.grids.Grid((size, size), domain=((0, 2 * math.pi), (0, 2 * math.pi)))
     periodic = cfd.boundaries.periodic_boundary_conditions(2)
@@ -135,7 +117,7 @@ class KolmogorovFlow(MarkovChain):
             raise ValueError(f"reynolds must be positive, got {reynolds}")
 
         self.size, self.dt, self.reynolds = size, dt, reynolds
-        _import_jax()  # fails here rather than in the first state
+        _import()  # fails here rather than in the first state
 
     def _solve(self, name: str, inputs: np.ndarray, shape: Sequence[int]) -> Tensor:
         """Calls a function of the solver on each input and stacks the states, (*shape, 2, N, N)."""
@@ -152,9 +134,7 @@ class KolmogorovFlow(MarkovChain):
     def prior(self, shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
         """Draws smooth, divergence-free random velocities of greatest speed 3 and wavenumbers
         about 4, with shape (*shape, 2, N, N)."""
-        # a key of two 32-bit words for each state
-        keys = torch.randint(2**32, (torch.Size(shape).numel(), 2), generator=generator)
-        return self._solve("prior", keys.numpy().astype(np.uint32), shape)
+        return self._solve("prior", random_keys(shape, generator), shape)
 
     def transition(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """Integrates states (*, 2, N, N) over a time `dt`. They are computed in float32.
