@@ -1,5 +1,6 @@
 """The study of Kolmogorov flow, in small: its cases, their scores, and what is written."""
 
+import dataclasses
 import json
 import math
 import re
@@ -19,7 +20,7 @@ pytest.importorskip("jax_cfd")
 
 from PIL import Image  # matplotlib brings it
 
-from experiments.kolmogorov import assimilation, prior, release, report, sampling
+from experiments.kolmogorov import assimilation, prior, release, report, sampling, schedules
 from experiments.kolmogorov.__main__ import summary
 from experiments.kolmogorov.cases import CASES
 from experiments.kolmogorov.metrics import NUMBERS, measure
@@ -173,6 +174,43 @@ def test_case(tmp_path: Path, settings: sampling.Settings, name: str):
         assert min(figure.size) > 300
 
 
+def test_truths(tmp_path: Path, settings: sampling.Settings):
+    """Numbers are means over truths, a run that is repeated adds to what is there, and one of other
+    settings begins anew."""
+
+    def run(truths: int, **change: float) -> dict:
+        return assimilation.assimilate(
+            "ambiguous",
+            tmp_path,
+            dataclasses.replace(settings, **change),
+            members=2,
+            truths=truths,
+            progress=False,
+        )
+
+    first = run(1)
+    picture = (tmp_path / "ambiguous.png").read_bytes()
+    both = run(2)
+    assert json.loads((tmp_path / "ambiguous.json").read_text()) == both
+    assert both["each"][0] == first["each"][0]
+    assert both["each"][1]["rmse"] != first["rmse"]
+    assert both["rmse"] == pytest.approx(sum(each["rmse"] for each in both["each"]) / 2)
+    assert (tmp_path / "ambiguous.png").read_bytes() == picture
+    assert run(2) == both
+    assert run(1, tau=0.5)["truths"] == 1
+
+
+@pytest.mark.parametrize("end", [0.0, 0.1])
+def test_schedule(end: float):
+    """Even steps to the end, no correction last, and denoising unless the end is 0."""
+    schedule = sampling.Settings(steps=4, corrections=2, end=end).schedule
+    assert schedule["steps"].tolist() == pytest.approx([1 - n * (1 - end) / 4 for n in range(5)])
+    assert schedule["corrections"] == [2, 2, 2, 0]
+    assert schedule["denoise"] == (end > 0)
+    with pytest.raises(ValueError, match="end must be at least 0 and below 1, but is 1"):
+        _ = sampling.Settings(end=1).schedule
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Recipe(
@@ -191,6 +229,18 @@ def test_judgement(tmp_path: Path, data: Path, settings: sampling.Settings):
     assert (tmp_path / "prior.png").is_file()
     assert (tmp_path / "prior-statistics.png").is_file()
     assert json.loads((tmp_path / "prior.json").read_text())["numbers"] == numbers
+
+
+def test_schedules(data: Path, settings: sampling.Settings, monkeypatch: pytest.MonkeyPatch):
+    """What is noised by nothing comes back as it was; white noise is far from simulations."""
+    monkeypatch.setattr(schedules, "SAMPLES", 2)
+    monkeypatch.setattr(schedules, "Simulator", lambda seen: Simulator(seen, 2 * N))
+    back = schedules.Cell(2, 0, begin=1e-4, end=0.0, bfloat16=False, back=True)
+    near = schedules.evaluate(back, data, settings.prior)
+    far = schedules.evaluate(dataclasses.replace(back, begin=1.0, back=False), data, settings.prior)
+    assert near["spectrum"] < 0.1 < far["spectrum"]
+    assert near["energy"] == pytest.approx(1, abs=0.01)
+    assert near["evaluations"] == 2
 
 
 def test_release(tmp_path: Path, data: Path, settings: sampling.Settings):
@@ -218,15 +268,19 @@ def test_release(tmp_path: Path, data: Path, settings: sampling.Settings):
 def test_report(tmp_path: Path):
     """The page has a row for each case, and every picture it shows is there."""
     result = {name: 0.5 for name in NUMBERS if name not in ("modes", "second", "unseen")}
-    result |= {"observed": 7, "seconds": 1.0, "steps": 32, "corrections": 1, "tau": 0.5}
-    result |= {"gamma": 0.01, "iteration": 9000, "members": 3}
+    result |= {"observed": 7, "seconds": 1.0, "steps": 32, "corrections": 1, "tau": 1.0}
+    result |= {"gamma": 0.01, "iteration": 9000, "members": 3, "truths": 2, "end": 0.01}
     for name in (*CASES, "prior"):
         for suffix in ("png", "gif"):
             (tmp_path / f"{name}.{suffix}").write_bytes(name.encode())
-        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+        length = {"length": CASES[name].length} if name in CASES else {}
+        (tmp_path / f"{name}.json").write_text(json.dumps(result | length))
     (tmp_path / "prior-statistics.png").touch()
+    (tmp_path / "schedules.md").write_text("| even | 1.5 |\n")
     shifts = {"modes": [3, 0, 3], "second": 9.25}
-    (tmp_path / "ambiguous.json").write_text(json.dumps(result | shifts))
+    (tmp_path / "ambiguous.json").write_text(
+        json.dumps(result | {"length": 8, "each": [shifts | {"misfit": 0.5}]})
+    )
     numbers = {"samples": {"spectrum": 1.25}, "held-out": {"spectrum": 0.75}}
     judged = {"numbers": numbers, "samples": 6, "length": 14, "steps": 64}
     (tmp_path / "prior.json").write_text(json.dumps(judged))
@@ -234,8 +288,9 @@ def test_report(tmp_path: Path):
     report.write(tmp_path, tmp_path / "docs")
     page = (tmp_path / "docs" / "kolmogorov.md").read_text()
     for name in CASES:
-        assert f"| {name} | {CASES[name].length} | 7 | 0.01 | 0.500 |" in page
+        assert f"| {name} | {CASES[name].length} | 2, 3 | 7 | 0.01 | 0.500 |" in page
     assert "| spectrum | 1.250 | 0.750 |" in page
+    assert "| even | 1.5 |" in page
     assert "The 3 members fall 1, 0, 0 and 2 times on shifts 0 to 3." in page
     links = re.findall(r"\]\((kolmogorov/.*?)\)", page)
     assert len(links) == 2 * len(CASES) + 2

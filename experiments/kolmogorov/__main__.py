@@ -12,7 +12,7 @@ from .sampling import add_options, read_options
 
 def summary(result: dict[str, Any]) -> str:
     """Writes the numbers of a case for a terminal."""
-    numbers = {name: result[name] for name in (*NUMBERS, "seconds") if name in result}
+    numbers = {name: result[name] for name in ("truths", *NUMBERS, "seconds") if name in result}
     return "\n".join(
         f"{name:28}{value:.3f}" if isinstance(value, float) else f"{name:28}{value}"
         for name, value in numbers.items()
@@ -25,14 +25,17 @@ def main() -> None:
         description="Assimilates observations of a Kolmogorov flow.",
         epilog="; ".join(f"{name}: {case.title}" for name, case in CASES.items()),
     )
-    parser.add_argument("case", nargs="+", choices=CASES, metavar="CASE", help=", ".join(CASES))
+    parser.add_argument(
+        "case", nargs="+", choices=(*CASES, "all"), metavar="CASE", help=", ".join((*CASES, "all"))
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/kolmogorov"), help="folder to write")
     parser.add_argument("--members", type=int, help="by default the case's")
     parser.add_argument("--gamma", type=float, help="by default the case's")
+    parser.add_argument("--truths", type=int, default=1, help="numbers are means over so many")
     add_options(parser)
     arguments = parser.parse_args()
 
-    for name in arguments.case:
+    for name in CASES if "all" in arguments.case else arguments.case:
         print(f"{name}: {CASES[name].title}", flush=True)
         result = assimilate(
             name,
@@ -40,6 +43,7 @@ def main() -> None:
             read_options(arguments),
             members=arguments.members,
             gamma=arguments.gamma,
+            truths=arguments.truths,
         )
         print(summary(result))
         print(f"written: {arguments.out / name}.png, .gif, .npz and .json\n", flush=True)

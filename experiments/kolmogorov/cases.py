@@ -110,6 +110,13 @@ CASES = {
         seen=at_times(slice(None, None, 8)),
         gamma=0.1,
     ),
+    "long": Case(
+        "velocities at 8 × 8 points of every 5th of 32 states",
+        points,
+        lambda y: y,
+        length=32,
+        seen=at_times(slice(None, None, 5)),
+    ),
     "forecast": Case(
         "the first 5 of 14 states", Subsample, vorticity, seen=at_times(slice(5)), gamma=0.1
     ),

@@ -16,6 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
 
 from sda_fast.io import atomic_write
 from sda_fast.systems.flow import vorticity
@@ -89,7 +90,9 @@ def rows(scene: Scene, x: Tensor) -> list[Row]:
         names = [f"shift {mode}" for mode in modes]
         shown = [modes.index(mode) for mode in sorted(set(modes))]
 
-    spread = posterior.std(dim=0)
+    # of few members: variances averaged over 3 x 3 points
+    around = pad(posterior.var(dim=0)[:, None], pad=(1,) * 4, mode="circular")
+    spread = avg_pool2d(around, 3, stride=1)[:, 0].sqrt()
 
     return [
         Row("truth", truth, scale),

@@ -1,7 +1,8 @@
 """Writes docs/kolmogorov.md, and copies what it shows, from the folder that the cases wrote to.
 
-python -m experiments.kolmogorov sparse blocks gap saturating interpolation forecast ambiguous
-python -m experiments.kolmogorov.prior --data kolmogorov-32.h5
+python -m experiments.kolmogorov all --bfloat16
+python -m experiments.kolmogorov.prior --data kolmogorov-32.h5 --bfloat16
+python -m experiments.kolmogorov.schedules --data kolmogorov-32.h5
 python -m experiments.kolmogorov.report
 """
 
@@ -22,14 +23,15 @@ TEXT = Path(__file__).with_name("page.md")
 def cases(results: dict[str, dict[str, Any]]) -> str:
     """Writes the table of the cases."""
     lines = [
-        "| | states | numbers observed | gamma | RMSE | where unseen | spread | CRPS "
-        "| misfit, the truth's | inconsistency, the truth's |",
-        "|---" * 10 + "|",
+        "| | states | truths, members | numbers observed | gamma | RMSE | where unseen "
+        "| spread | CRPS | misfit, the truth's | inconsistency, the truth's |",
+        "|---" * 11 + "|",
     ]
     for name, r in results.items():
         unseen = f"{r['unseen']:.3f}" if "unseen" in r else ""
         lines.append(
-            f"| {name} | {CASES[name].length} | {r['observed']} | {r['gamma']} "
+            f"| {name} | {r['length']} | {r['truths']}, {r['members']} "
+            f"| {r['observed']} | {r['gamma']} "
             f"| {r['rmse']:.3f} | {unseen} "
             f"| {r['spread']:.3f} | {r['crps']:.3f} "
             f"| {r['misfit']:.2f}, {r['misfit of the truth']:.2f} "
@@ -49,13 +51,14 @@ def prior(numbers: dict[str, dict[str, float]]) -> str:
 
 
 def modes(result: dict[str, Any]) -> str:
-    """Says which members fell into which mode."""
-    count = Counter(result["modes"])
+    """Says which members fell into which mode, for the first truth."""
+    shown = result["each"][0]
+    count = Counter(shown["modes"])
     *first, last = (str(count[shift]) for shift in range(4))
     return (
         f"The {result['members']} members fall {', '.join(first)} and {last} times on shifts 0 to "
-        f"3. The misfit by their own shift is {result['misfit']:.2f}, by any other at least "
-        f"{result['second']:.1f}"
+        f"3. The misfit by their own shift is {shown['misfit']:.2f}, by any other at least "
+        f"{shown['second']:.1f}"
     )
 
 
@@ -63,7 +66,8 @@ def write(runs: Path, docs: Path = DOCS) -> None:
     """Writes `kolmogorov.md` and the folder `kolmogorov` of pictures.
 
     Raises:
-        FileNotFoundError: A case, or the judgement of the prior, has not been run.
+        FileNotFoundError: A case, the judgement of the prior or the study of schedules has not been
+            run.
     """
     results = {name: json.loads((runs / f"{name}.json").read_text()) for name in CASES}
     judged = json.loads((runs / "prior.json").read_text())
@@ -79,9 +83,10 @@ def write(runs: Path, docs: Path = DOCS) -> None:
         cases=cases(results),
         prior=prior(judged["numbers"]),
         modes=modes(results["ambiguous"]),
+        schedules=(runs / "schedules.md").read_text().strip(),
         climatology=settings["climatology"],
         judged=judged,
-        **{name: settings[name] for name in ("steps", "corrections", "tau", "iteration")},
+        **{name: settings[name] for name in ("steps", "corrections", "tau", "end", "iteration")},
     )
     atomic_write(docs / "kolmogorov.md", text.encode())
 
