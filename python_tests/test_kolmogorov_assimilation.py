@@ -138,6 +138,11 @@ def test_measure(simulator: Simulator):
     assert numbers["rmse"] == pytest.approx(0.5)
     assert numbers["spread"] == 0
 
+    long = scene("long", 6)  # of which states 0 and 5 are observed
+    far = long.truth.clone()
+    far[1:5] += 1
+    assert measure(long, torch.stack((far, far)), simulator)["unseen"] == pytest.approx(1)
+
     ambiguous = scene("ambiguous")
     x = torch.stack([ambiguous.truth.roll(-s * N // 4, dims=-1) for s in (2, 0, 3)])
     numbers = measure(ambiguous, x, simulator)
@@ -282,7 +287,7 @@ def test_report(tmp_path: Path):
         json.dumps(result | {"length": 8, "each": [shifts | {"misfit": 0.5}]})
     )
     numbers = {"samples": {"spectrum": 1.25}, "held-out": {"spectrum": 0.75}}
-    judged = {"numbers": numbers, "samples": 6, "length": 14, "steps": 64}
+    judged = {"numbers": numbers, "samples": 6, "length": 14, "steps": 64, "corrections": 3}
     (tmp_path / "prior.json").write_text(json.dumps(judged))
 
     report.write(tmp_path, tmp_path / "docs")

@@ -59,6 +59,8 @@ def measure(scene: Scene, x: Tensor, simulator: Simulator) -> dict[str, Any]:
     }
     if scene.case.seen is not None:
         unseen = scene.y.isnan()
+        if unseen.shape != truth.shape:  # of an instrument that sees little: states without any
+            unseen = unseen.flatten(1).all(dim=1)
         numbers["unseen"] = rmse(mean[unseen], truth[unseen])
     if scene.case.shifts > 1:
         numbers["modes"] = modes.tolist()

@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=6)
     parser.add_argument("--length", type=int, default=14, help="states of a sample")
     add_options(parser)
+    parser.set_defaults(corrections=3)
     arguments = parser.parse_args()
 
     numbers = judge(

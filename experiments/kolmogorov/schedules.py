@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from experiments.study import evaluate_all, number, table, write
+from experiments.study import evaluate_all, table, write
 from sda_fast import Standardisation, load_prior
 from sda_fast.data import Trajectories
 from sda_fast.io import read_record
@@ -125,7 +125,7 @@ def main() -> None:
     )
     columns = [name for name in records[0] if name not in Cell.__dataclass_fields__]
     rows = [
-        [name, *(record[c] if c == "evaluations" else number(record[c]) for c in columns)]
+        [name, *(record[c] if c == "evaluations" else f"{record[c]:.3f}" for c in columns)]
         for name, record in zip(CELLS, records, strict=True)
     ]
     print(write(arguments.out, "schedules", table(["", *columns], rows)))
