@@ -3,11 +3,13 @@
 __all__ = ["main"]
 
 import argparse
+import inspect
 import json
 import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -83,13 +85,13 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     train.add_argument("--workers", type=int, default=0, help="processes that read a data set")
     train.add_argument("--no-figure", action="store_true", help="draw no samples at the end")
 
-    texts = re.findall(r"^        (\w+): (.+(?:\n {12}.+)*)", Config.__doc__ or "", re.MULTILINE)
+    # Python 3.13 keeps docstrings without their indentation, -OO not at all
+    lines = inspect.cleandoc(Config.__doc__ or "")
+    texts = dict(re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", lines, re.MULTILINE))
     kinds = get_type_hints(Config)
-    for name, text in texts:
-        if name not in kinds:  # an error
-            continue
+    for name in (field.name for field in fields(Config)):
         kind, default = kinds[name], getattr(Config, name, None)
-        text = " ".join(text.split())
+        text = " ".join(texts.get(name, "").split())
         if default not in (None, "", ()):
             text += f" (default: {default})"
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
