@@ -186,11 +186,15 @@ def draw_figure(rows: Sequence[Record]):
             shown = sorted({row["C"] for row in chosen})
             panel.set_xticks(shown, [f"{C}" for C in shown])
             panel.set_yscale(scale, **({"linthresh": 20} if scale == "symlog" else {}))
+            if metric == "log_likelihood":
+                panel.set_ylim(-500, 50)
+                panel.set_yticks([-100, -10, 0, 10])
     for panel, metric in zip(axes[:, 0], metrics, strict=True):
         panel.set_ylabel(METRICS[metric])
     for panel in axes[-1]:
         panel.set_xlabel("corrections C")
-    axes[0, -1].legend(fontsize="x-small", frameon=False)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="x-small")
 
     return figure
 
