@@ -1,16 +1,24 @@
 """Solvers in jax: how they are imported, and how they are given states one at a time."""
 
-__all__ = ["import_solver", "random_keys"]
+__all__ = ["Solver", "import_solver", "random_keys"]
 
 import importlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Generator
 
 NEWEST = (0, 6)  # the first jax that solvers do not run with
+
+
+class Solver(NamedTuple):
+    """Compiled functions of one state (2, N, N): from a random key to it, and from it to the
+    next."""
+
+    prior: Callable
+    transition: Callable
 
 
 def import_solver(system: str, module: str, package: str, extra: str) -> tuple[Any, Any]:

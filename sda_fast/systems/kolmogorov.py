@@ -4,16 +4,16 @@ __all__ = ["KolmogorovFlow"]
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from . import flow
-from .jax_solver import import_solver, random_keys
+from .jax_solver import Solver, import_solver, random_keys
 from .markov import MarkovChain
 
 MAX_VELOCITY = 5.0  # for which the integration step is stable
@@ -23,16 +23,8 @@ def _import() -> tuple[Any, Any]:
     return import_solver("KolmogorovFlow", "jax_cfd.base", "jax-cfd", "kolmogorov")
 
 
-class _Solver(NamedTuple):
-    """Compiled functions of one state (2, N, N): from a random key to it, and from it to the
-    next."""
-
-    prior: Callable
-    transition: Callable
-
-
 @lru_cache(maxsize=8)
-def _solver(size: int, dt: float, reynolds: float) -> _Solver:
+def _solver(size: int, dt: float, reynolds: float) -> Solver:
     """Builds a solver, which flows of the same parameters share."""
     jax, cfd = _import()
 
@@ -74,7 +66,7 @@ def _solver(size: int, dt: float, reynolds: float) -> _Solver:
             velocity = cfd.initial_conditions.wrap_variables((x[0], x[1]), grid, (periodic,) * 2)
             return stack(integrate(velocity))
 
-    return _Solver(jax.jit(prior), jax.jit(transition))
+    return Solver(jax.jit(prior), jax.jit(transition))
 
 
 class KolmogorovFlow(MarkovChain):

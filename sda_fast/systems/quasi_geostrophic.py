@@ -2,15 +2,15 @@
 
 __all__ = ["QuasiGeostrophic"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from .jax_solver import import_solver, random_keys
+from .jax_solver import Solver, import_solver, random_keys
 from .markov import MarkovChain
 
 
@@ -18,16 +18,8 @@ def _import() -> tuple[Any, Any]:
     return import_solver("QuasiGeostrophic", "pyqg_jax", "pyqg-jax", "quasigeostrophic")
 
 
-class _Solver(NamedTuple):
-    """Compiled functions of one state (2, N, N): from a random key to it, and from it to the
-    next."""
-
-    prior: Callable
-    transition: Callable
-
-
 @lru_cache(maxsize=8)
-def _solver(dt: float, steps: int, **parameters: Any) -> _Solver:
+def _solver(dt: float, steps: int, **parameters: Any) -> Solver:
     """Builds a solver, which systems of the same parameters share."""
     jax, pyqg = _import()
     model = pyqg.qg_model.QGModel(**parameters, precision=pyqg.state.Precision.DOUBLE)
@@ -55,7 +47,7 @@ def _solver(dt: float, steps: int, **parameters: Any) -> _Solver:
     def transition(q: Any) -> Any:
         return rest.update(qh=jax.lax.fori_loop(0, steps, step, rest.update(q=q).qh)).q
 
-    return _Solver(jax.jit(prior), jax.jit(transition))
+    return Solver(jax.jit(prior), jax.jit(transition))
 
 
 class QuasiGeostrophic(MarkovChain):
