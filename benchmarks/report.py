@@ -1,12 +1,14 @@
 """Tables and figures of the benchmarks.
 
-    python -m benchmarks.report              run the quick suite
-    python -m benchmarks.report --full       run all of it
-    python -m benchmarks.report FILE.json    read pytest-benchmark's JSON
-    python -m benchmarks.report --docs       write docs/performance.md
+    python -m benchmarks.report                        run the quick cases
+    python -m benchmarks.report --full                 run all of them
+    python -m benchmarks.report --full --only unet     of one suite
+    python -m benchmarks.report FILE.json              read pytest-benchmark's JSON
+    python -m benchmarks.report --docs                 write docs/performance.md
 
-The first three print a table and add a file to `benchmarks/results/`. The page is written from the
-newest of the files that are committed, so that no number is without its file.
+Each suite is a process of its own. When it ends its table is printed and a file added to
+`benchmarks/results/`, so that what is interrupted loses one suite at most. The page is written from
+the newest committed file that has a suite, so that no number is without its file.
 """
 
 __all__ = ["main", "page", "table"]
@@ -39,7 +41,7 @@ from .results import (
     load,
     save,
 )
-from .text import amount, rates, ratio, seconds
+from .text import amount, rates, rates_in_words, ratio, seconds
 
 PAGE = ROOT / "docs" / "performance.md"
 QUICK = ("-m", "not slow", "--benchmark-max-time=0.1", "--benchmark-min-rounds=3")
@@ -79,11 +81,12 @@ NOTES = {
 }
 
 
-def run(full: bool, threads: Sequence[int]) -> dict[str, Any]:
-    """Runs the suites and returns pytest-benchmark's JSON: what failed is not in it."""
+def run(suite: str, full: bool, threads: Sequence[int]) -> dict[str, Any]:
+    """Runs a suite and returns pytest-benchmark's JSON: what failed is not in it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "benchmarks.json"
-        command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "--benchmark-only"]
+        file = f"benchmarks/test_{suite}.py"
+        command = [sys.executable, "-m", "pytest", file, "-q", "--benchmark-only"]
         options = [*(FULL if full else QUICK), f"--benchmark-json={path}", "--benchmark-quiet"]
         if threads:
             options += ["--threads", *map(str, threads)]
@@ -182,14 +185,20 @@ def _wrapped(line: str) -> str:
     return fill(line, 100, break_long_words=False, break_on_hyphens=False)
 
 
-def page(timings: Path, lengths: Path | None = None, gpu: Path | None = None) -> str:
-    """Makes the page of files of timings, of what a length costs and of a run on a GPU, and draws
-    its figures."""
-    result = load(timings)
+def newest(timings: Sequence[Path]) -> dict[str, tuple[Path, Result]]:
+    """Returns of each suite the last of the files that have what the page shows of it."""
+    found = {}
+    for path in timings:
+        result = load(path)
+        found |= {suite: (path, result) for suite in PARTS if part(result, suite)}
+    return found
+
+
+def page(timings: Sequence[Path], lengths: Path | None = None, gpu: Path | None = None) -> str:
+    """Makes the page of files of timings, the oldest first, of what a length costs and of a run on
+    a GPU, and draws its figures."""
     lines = [
         "# Performance",
-        "",
-        source(timings, result),
         "",
         "`python -m benchmarks.report --docs` writes this page and its figures from the newest "
         "files of `benchmarks/results`.",
@@ -205,15 +214,16 @@ def page(timings: Path, lengths: Path | None = None, gpu: Path | None = None) ->
         'the machine\'s own rates, measured in the same run; "of the floor" is the share of that '
         "rate which the native code reached, or where there is none the last one named. Other "
         "native codes have theirs in brackets; bfloat16's floor is that of bfloat16 products.",
-        "",
-        *rates(result["floors"]),
     ]
+    found = newest(timings)
     for suite, title in PARTS.items():
-        chosen = part(result, suite)
-        if not chosen:
+        if suite not in found:
             continue
+        path, result = found[suite]
+        chosen = part(result, suite)
         draw_bars(chosen, result["floors"], figure(suite))
         lines += ["", f"## {title}", "", f"![{title}]({figure(suite).name})", ""]
+        lines += [f"{source(path, result)} {rates_in_words(result['floors'])}", ""]
         if suite == "sampling" and draw_scaling(chosen, figure("batches")):
             lines += [f"![Time and samples at once]({figure('batches').name})", ""]
         if suite in NOTES:
@@ -294,25 +304,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run or read benchmarks, and report them.")
     parser.add_argument("file", type=Path, nargs="?", help="pytest-benchmark's JSON")
     parser.add_argument("--full", action="store_true", help="run the slow cases too")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="the suites")
     parser.add_argument("--threads", type=int, nargs="+", default=[], help="by default torch's")
     parser.add_argument("--docs", action="store_true", help="write docs/performance.md only")
     arguments = parser.parse_args()
 
     if arguments.docs:
-        newest = [(committed(form) or [None])[-1] for form in (TIMINGS, MEMORY, GPU)]
-        if newest[0] is None:
+        timings, lengths, gpu = map(committed, (TIMINGS, MEMORY, GPU))
+        if not timings:
             raise SystemExit(f"no result is committed in {results.FOLDER.relative_to(ROOT)}")
-        text = page(*newest)
+        text = page(timings, (lengths or [None])[-1], (gpu or [None])[-1])
         atomic_write(PAGE, text.encode())
-        return
-    content = (
-        json.loads(arguments.file.read_text())
-        if arguments.file
-        else run(arguments.full, arguments.threads)
-    )
+    elif arguments.file:
+        show(json.loads(arguments.file.read_text()))
+    else:
+        for suite in arguments.only:
+            show(run(suite, arguments.full, arguments.threads))
+
+
+def show(content: dict[str, Any]) -> None:
+    """Prints pytest-benchmark's JSON as a table, and keeps it."""
     result = convert(content)
     print("\n".join([*table(groups(result), result["floors"]), "", *rates(result["floors"])]))
-    print(f"\nwritten to {save(result).relative_to(ROOT)}")
+    print(f"\nwritten to {save(result).relative_to(ROOT)}\n", flush=True)
 
 
 if __name__ == "__main__":

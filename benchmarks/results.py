@@ -104,6 +104,9 @@ def save(result: Result, folder: Path = FOLDER) -> Path:
     """Writes a result under a name of its own, and returns it."""
     name = re.sub(r"\W+", "-", result["machine"]["processor"].lower()).strip("-")
     kind = result["format"].split()[1]
+    suites = {case["suite"] for case in result.get("cases", ()) if "suite" in case}
+    if len(suites) == 1:
+        kind += f"-{suites.pop()}"
     stem = f"{kind}-{result['date'][:10]}-{result['commit']}-{name[:40]}"
     folder.mkdir(parents=True, exist_ok=True)
     path, count = folder / f"{stem}.json", 1

@@ -1,7 +1,8 @@
 """Numbers as they are written in tables."""
 
-__all__ = ["amount", "rates", "ratio", "seconds"]
+__all__ = ["amount", "rates", "rates_in_words", "ratio", "seconds"]
 
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -43,19 +44,38 @@ def rates(floors: dict[str, Any]) -> list[str]:
             return ""
         return f"{floors[name] / floors['clock']:.0f}"
 
-    rows = {
-        "float32 multiply-adds, GFLOP/s": "float32",
-        **({"TF32 products, GFLOP/s": "tf32"} if floors.get("tf32") else {}),
-        "bfloat16 products, GFLOP/s": "bfloat16",
-        "copy, read and written, GB/s": "copy",
-        **({"addition in place, GB/s": "update"} if floors.get("update") else {}),
-    }
     threads = floors["threads"]
     return [
         f"| | one thread | {threads} thread{'s' * (threads > 1)} | one thread, a cycle |",
         "| --- | --- | --- | --- |",
         *(
-            f"| {title} | {giga(f'{name}_one')} | {giga(name)} | {cycle(f'{name}_one')} |"
-            for title, name in rows.items()
+            f"| {title}, {unit} | {giga(f'{name}_one')} | {giga(name)} | {cycle(f'{name}_one')} |"
+            for name, title, unit in measured(floors)
         ),
     ]
+
+
+def rates_in_words(floors: dict[str, Any]) -> str:
+    """Writes the floors as a sentence."""
+
+    def giga(name: str, title: str, unit: str) -> str:
+        numbers = [floors.get(f"{name}_one"), floors[name]]
+        known = [f"{number / 1e9:,.0f}" for number in numbers if number]
+        return f"{title} {' and '.join(known)} {unit}"
+
+    known = [giga(*rate) for rate in measured(floors) if floors.get(rate[0])]
+    by = "one thread" + (f" and by {floors['threads']}" if floors["threads"] > 1 else "")
+    return f"The machine's rates, by {by}: {', '.join(known)}."
+
+
+def measured(floors: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yields the name, the title and the unit of each floor. Some only some devices have."""
+    for name, title, unit in (
+        ("float32", "float32 multiply-adds", "GFLOP/s"),
+        ("tf32", "TF32 products", "GFLOP/s"),
+        ("bfloat16", "bfloat16 products", "GFLOP/s"),
+        ("copy", "copy, read and written", "GB/s"),
+        ("update", "addition in place", "GB/s"),
+    ):
+        if name not in ("tf32", "update") or floors.get(name):
+            yield name, title, unit

@@ -128,7 +128,7 @@ def test_page_and_figures(tmp_path, monkeypatch):
         for code, s in (("eager", 0.04), ("native", 0.01))
         for batch in (1, 16)
     ]
-    made = result(case("eager", 0.08), case("native", 0.02, flops=1e9), *batches)
+    made = result(case("eager", 0.08), case("native", 0.02, flops=1e9))
     growth = [("native", n, 1, 100) for n in (65, 10**3, 10**4, 10**5)]
     profile = {"batch": 1, "count": 9, "copies": 0.0, "busy_us": 30.0, "waiting_us": 4.0}
     timed = [
@@ -138,9 +138,12 @@ def test_page_and_figures(tmp_path, monkeypatch):
     ]
     gpu = {**made, "format": results.GPU, "cases": timed, "profile": [profile]}
     gpu["machine"] = {**made["machine"], "device": "G"}
-    paths = files(tmp_path, made, lengths(*growth), gpu)
-    text = report.page(*map(results.Path, paths))
-    assert "0.json](../benchmarks/results/0.json)" in text
+    paths = files(tmp_path, made, lengths(*growth), gpu, result(*batches))
+    first, length, device, last = map(results.Path, paths)
+    text = report.page([first, last], length, device)
+    networks, sampling = text.index("## Window networks"), text.index("## Sampling")
+    assert text.index("[3.json](../benchmarks/results/3.json)", sampling) < networks
+    assert text.index("[0.json](../benchmarks/results/0.json)", networks)
     assert "| MLP forward (2 threads) | 80.0 ms | 20.0 ms | 4.00 (3.92-4.08) |" in text
     assert "by 100 bytes a state" in " ".join(text.split())
     assert "| gather, large, float32 | 1.00 ms | 9.00 MB | 900 µs | 90% |" in text
