@@ -1,6 +1,6 @@
 r"""What the precision of a network's products does to noise estimates, and to posteriors.
 
-    python -m experiments.precision --quick --out runs/precision
+    python -m experiments.precision --full --out runs/precision
 
 The network is called under each of `torch.set_float32_matmul_precision`'s modes that differ here:
 "highest", where products are float32, and "medium", where their factors are rounded to bfloat16 if
@@ -9,9 +9,9 @@ the processor multiplies such. Two tables come of it, in `precision.md`:
 * the root mean square of the error of eps, and of its vector-Jacobian product relative to that
   itself, against the same network in float64, by diffusion time; beside it how far the network's
   estimate is from the noise that was added, which is what a user has to live with anyway;
-* posteriors of Lorenz-63 by both modes with the same seeds (see :mod:`experiments.lorenz.posterior`
-  for the scores), as means over truths with the standard error of the paired difference, beside
-  the difference that another seed makes.
+* posteriors of Lorenz-63 by both modes with the same seeds and the preset "fast" (see
+  :mod:`experiments.lorenz.posterior` for the scores), as means over truths with the standard error
+  of the paired difference, beside the difference that another seed makes.
 """
 
 import copy
@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
+from sda_fast import VPSDE, preset, sample
 from sda_fast.score import sampling
 from sda_fast.training import LEVELS
 
@@ -44,12 +45,10 @@ class Profile:
     trajectories: int
     truths: int
     members: int
-    steps: int
-    corrections: int
 
 
-QUICK = Profile(trajectories=64, truths=4, members=256, steps=64, corrections=4)
-FULL = Profile(trajectories=1024, truths=16, members=1024, steps=256, corrections=4)
+QUICK = Profile(trajectories=16, truths=2, members=16)
+FULL = Profile(trajectories=64, truths=4, members=256)
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,6 @@ class Posterior:
     seed: int
     mode: str
     members: int
-    steps: int
-    corrections: int
 
 
 @contextmanager
@@ -121,15 +118,9 @@ def posterior(cell: Posterior) -> Record:
     case = cases.make_case(instrument, cell.truth, cell.members)
     with precision(cell.mode):
         guided = cases.guide(case, instrument, cases.load(JUNCTION))
-        x = cases.draw(
-            guided,
-            cell.members,
-            seed=cell.seed,
-            steps=cell.steps,
-            corrections=cell.corrections,
-            tau=0.5,
-        )
-    return cases.measure(x, case)
+        sde = VPSDE(guided, guided.sde.shape)
+        x = sample(sde, (cell.members,), seed=cell.seed, **preset("fast").options)
+    return cases.measure(cases.chain.postprocess(x), case)
 
 
 def run(out: Path, profile: Profile, device: str = "cpu") -> str:
@@ -143,7 +134,7 @@ def run(out: Path, profile: Profile, device: str = "cpu") -> str:
         for mode in MODES
     ]
     posteriors = [
-        Posterior(setting, truth, seed, mode, profile.members, profile.steps, profile.corrections)
+        Posterior(setting, truth, seed, mode, profile.members)
         for truth in range(profile.truths)
         for setting in SETTINGS
         for seed, mode in ((0, "highest"), (0, "medium"), (1, "highest"))

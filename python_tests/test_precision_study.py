@@ -5,7 +5,7 @@ import pytest
 from experiments import precision
 from sda_fast import _native
 
-TINY = precision.Profile(trajectories=2, truths=2, members=8, steps=2, corrections=1)
+TINY = precision.Profile(trajectories=2, truths=1, members=8)
 
 
 @pytest.fixture(autouse=True)
