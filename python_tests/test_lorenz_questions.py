@@ -8,7 +8,7 @@ import torch
 from torch import Generator
 
 from experiments.lorenz import cases, misspecified, non_markov, wrong_model
-from sda_fast.systems import Lorenz96
+from sda_fast.systems import build_system
 
 # 512 particles are few
 pytestmark = pytest.mark.filterwarnings("ignore:the effective sample size:RuntimeWarning")
@@ -92,39 +92,78 @@ def test_misspecified(tmp_path, few):
 def test_memory_of_an_autoregression():
     """With x_i = 0.5 x_i-2 + z one state before tells nothing, two all that there is."""
     generator = Generator().manual_seed(0)
-    x = torch.randn(200, 80, 1, generator=generator)
+    x = torch.randn(400, 80, 1, generator=generator)
     for i in range(2, 80):
         x[:, i] += 0.5 * x[:, i - 2]
     x = x[:, 20:]
     # var x = 4/3, and that of an increment twice as much, since neighbours are independent
-    one, two, three = non_markov.memory(x, (1, 2, 3))
+    one, two, three = non_markov.memory(x[:200], x[200:], states=(1, 2, 3))
     assert one == pytest.approx((4 / 3) / (8 / 3), abs=0.02)
     assert two == pytest.approx(1 / (8 / 3), abs=0.02)
     assert three == pytest.approx(two, abs=0.01)
 
 
+def test_memory_of_a_drive():
+    """Of a map and a drive that remembers, only the drive is left, and only what of it is new."""
+    generator = Generator().manual_seed(0)
+
+    def M(x):
+        return 0.5 * torch.cos(3 * x)
+
+    drive = torch.randn(400, 80, 1, generator=generator)
+    for i in range(1, 80):
+        drive[:, i] = 0.8 * drive[:, i - 1] + 0.6 * drive[:, i]
+    x = torch.zeros(400, 80, 1)
+    for i in range(1, 80):
+        x[:, i] = M(x[:, i - 1]) + drive[:, i]
+    x = x[:, 20:]
+    scale = float((x[:, 1:] - x[:, :-1]).var())
+    one, two, three = (scale * v for v in non_markov.memory(x[:200], x[200:], M, (1, 2, 3)))
+    assert two == pytest.approx(0.36, abs=0.01)
+    assert three == pytest.approx(0.36, abs=0.01)
+    assert two < one < 1
+    # and a map alone has nothing left
+    x = x[:, :1].expand(-1, 12, -1).clone()
+    for i in range(1, 12):
+        x[:, i] = M(x[:, i - 1])
+    assert non_markov.memory(x[:200], x[200:], M, (1, 2)) == pytest.approx([0, 0], abs=1e-9)
+
+
 def test_uncoupled_slow_sites_are_markov():
-    """With h = 0 the slow sites follow Lorenz-96 of one scale."""
-    chain = non_markov.make_system(non_markov.SYSTEM, **non_markov.parameters(0.0))
-    slow = Lorenz96(n=non_markov.SITES, F=10.0, dt=0.05, steps=10)
+    """With h = 0 the slow sites follow Lorenz-96 of one scale, and no drive is left."""
+    chain = build_system(non_markov.SYSTEM, **non_markov.parameters(0.0, 2.0))
     x = chain.prior((), generator=Generator().manual_seed(0))
-    torch.testing.assert_close(
-        chain.transition(x)[: non_markov.SITES], slow.transition(x[: non_markov.SITES])
-    )
+    n = non_markov.SITES
+    M = non_markov.slow_alone(2.0)
+    torch.testing.assert_close(chain.transition(x)[:n], M(x[:n]))
+
+
+def test_rules_read_lengths_that_are_learnt():
+    """The windows and overlaps of every rule are among the lengths of the training."""
+    for rule in non_markov.RULES.values():
+        assert set(rule.plan(non_markov.LENGTH).lengths) <= set(non_markov.LENGTHS)
 
 
 def test_non_markov(tmp_path, monkeypatch):
-    def data(h, n, length, seed):
+    def data(h, c, n, length, seed):
         return torch.randn(n, length, non_markov.SITES, generator=Generator().manual_seed(seed))
 
     monkeypatch.setattr(non_markov, "data", data)
     monkeypatch.setattr(non_markov, "prior", untrained)
-    few = replace(non_markov.QUICK.settings, members=4, truths=1, trajectories=16, steps=2, C=1)
-    profile = non_markov.Profile(couplings=(0.0,), orders=(1, 2), settings=few)
+    few = replace(non_markov.QUICK.settings, members=4, truths=2, trajectories=16, steps=2, C=1)
+    closed = replace(
+        non_markov.QUICK.closed, length=7, windows=(2, 3), shares=(0.8,), times=(5.0,), sampled=(3,)
+    )
+    profile = non_markov.Profile(
+        closed=closed, scan=((2.0, 2.0),), trained=((0.0, 2.0),), seeds=(0, 1), settings=few
+    )
     report = non_markov.run(tmp_path, profile)
     assert (tmp_path / "non_markov.png").stat().st_size > 0
     assert "diverged" not in report
-    assert report.count("| h = 0 |") == 1 + 1 + 2
+    assert report.count("| h = 2, c = 2 |") == 1
+    assert report.count("| h = 0, Markov |") == 1 + len(non_markov.RULES)
+    assert report.count("±") == len(non_markov.RULES) * len(non_markov.METRICS)
+    assert non_markov.run(tmp_path, profile) == report
 
 
 def untrained(cell, folder, device):
@@ -132,6 +171,9 @@ def untrained(cell, folder, device):
     from sda_fast import VPSDE, MCScoreNet
     from sda_fast.io import Standardisation
 
-    network = MCScoreNet(non_markov.SITES, order=cell.k, hidden_features=[8])
-    scale = Standardisation(torch.zeros(non_markov.SITES), torch.ones(non_markov.SITES))
-    return VPSDE(network, shape=(non_markov.LENGTH, non_markov.SITES)), scale
+    n = non_markov.SITES
+    network = MCScoreNet(n, order=4, length_aware=True, hidden_features=[8])
+    return (
+        VPSDE(network, shape=(non_markov.LENGTH, n)),
+        Standardisation(torch.zeros(n), torch.ones(n)),
+    )

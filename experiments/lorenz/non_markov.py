@@ -1,29 +1,44 @@
-r"""Where hidden variables break the Markov property: does a larger window mend it, and how much?
+r"""Where hidden variables break the Markov property: where, how fast, and what larger windows mend.
 
     python -m experiments.lorenz.non_markov --quick --out runs/lorenz
 
-The two-scale Lorenz-96 system of 8 slow sites, each with 4 fast ones that nobody sees. The slow
-sites alone are a Markov chain where the coupling h is 0; with it, what they were before tells of
-the fast ones, and so of what comes next. For each h, priors of windows of 2k + 1 slow states are
-trained by :mod:`sda_fast.training`, alike but for k, and judged by
+First in closed form, for a linear chain: :mod:`experiments.hidden_variable`. Then for the two-scale
+Lorenz-96 system of 5 slow sites, each with 4 fast ones that nobody sees. With b = c the coupling is
+h, and c is how many times faster the fast sites are. Memory matters where the scales are not apart:
+a fast site that forgets within a state is noise to the slow ones, and one that does not is told by
+what they did before. Without hidden sites Lorenz-96 of one scale leads from a slow state to the
+next, a map M, so that what hidden sites do is the drive :math:`r_i = x_{i+1} - M(x_i)`. Two
+measurements:
 
-    unexplained   the share of the variance of a state's increments that a regression on the states
-                  before leaves, quadratic in the last of them, affine in the others: what no window
-                  tells of, whatever the network. That of h = 0 is what such a function cannot say
+    unexplained   the share of the variance of a slow site's increments that is left of the drive
+                  by a regression on the last n slow states: cubic in the last of them, affine in
+                  the drives before it; fitted to one half of the trajectories, judged by the
+                  other. It needs no network, and says where memory is, and of how many states
+    priors        of three systems: without hidden sites, with fast ones and with slow ones. One
+                  length-aware network each is trained by :mod:`sda_fast.training`, alike for all,
+                  and again with other seeds. All windows, of both rules, read the same network, so
+                  that they differ by what a window sees, and seeds tell the noise of training
+
+Priors are judged by
+
+    unforeseen    what is unexplained in *their* trajectories by the regression that was fitted to
+                  data, from 1 state and from 3, over the same variance. A prior that forgets what
+                  was three states ago is as good as data by the first, and worse by the second
     energy        the energy distance of unconditional trajectories of 33 states to data
-    step          that of their single steps (x_i, x_i+1)
-    RMSE, CRPS, coverage of the slow sites, where 4 of 8 are observed at every 4th state with a
-                  standard deviation of 0.1, over several truths
+    RMSE, CRPS    of posteriors, slow sites 0, 2 and 4 observed at every 4th state with a standard
+                  deviation of 0.1, the means over several truths
 
-A second set of data gives the floor of both distances. All are in standardised units.
+In standardised units. "data" are other trajectories of the system.
 
 References:
     | Predictability: a problem partly solved (Lorenz, 1996)
+    | Effects of stochastic parametrizations in the Lorenz '96 system (Wilks, 2005)
+    | https://doi.org/10.1256/qj.04.03
     | Score-based Data Assimilation (Rozet & Louppe, 2023), whose section 3.1 assumes a Markov chain
     | https://arxiv.org/abs/2306.10574
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -32,18 +47,33 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from sda_fast import VPSDE, GaussianScore, load_prior, sample
+from sda_fast import VPSDE, Centre, GaussianScore, Junction, load_prior, sample
+from sda_fast.composition import Composition
 from sda_fast.data import simulate
-from sda_fast.evaluation import coverage, crps, energy_distance, rmse
+from sda_fast.evaluation import crps, energy_distance, rmse
 from sda_fast.io import Standardisation
-from sda_fast.training import Config, make_system, train
+from sda_fast.systems import Lorenz96, build_system
+from sda_fast.training import Config, train
 
-from .. import study
-from ..study import Record, number, percent
+from .. import hidden_variable, study
+from ..hidden_variable import CENTRE, JUNCTION
+from ..study import Record, number
 
-SYSTEM, LENGTH, EVERY, STD, GAMMA = "lorenz96_two_scale", 33, 4, 0.1, 3e-2
-SITES, FAST = 8, 4
-MEMORY = "memory"
+SYSTEM, LENGTH = "lorenz96_two_scale", 33
+EVERY, STD, GAMMA, CLIP = 4, 0.1, 3e-2, 5.0
+SITES, FAST, F, DT = 5, 4, 10.0, 0.1
+STATES = (1, 2, 3, 5, 9)  # that a regression sees
+RULES: dict[tuple[str, int], Composition] = {
+    (CENTRE, 3): Centre(1),
+    (CENTRE, 9): Centre(4),
+    (JUNCTION, 2): Junction(2, 1),
+    (JUNCTION, 3): Junction(3, 1),
+    (JUNCTION, 5): Junction(5, 2),
+    (JUNCTION, 9): Junction(9, 4),
+}
+LENGTHS = (1, 2, 3, 5, 9, 9)  # of the windows and overlaps of these, that the network learns
+DATA = "data"
+METRICS = ("first", "third", "energy", "rmse", "crps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,21 +93,62 @@ class Settings:
 
 @dataclass(frozen=True)
 class Profile:
-    """What is run: all combinations of h and k."""
+    """What is run."""
 
-    couplings: Sequence[float]
-    orders: Sequence[int]
+    closed: hidden_variable.Profile
+    scan: Sequence[tuple[float, float]]  # h, c
+    trained: Sequence[tuple[float, float]]
+    seeds: Sequence[int]
     settings: Settings
 
 
 QUICK = Profile(
-    couplings=(0.0, 1.0),
-    orders=(1, 2, 4),
+    closed=hidden_variable.Profile(
+        length=17,
+        windows=(2, 3, 5, 9),
+        shares=(0.5, 0.8),
+        times=(1.0, 5.0, 20.0),
+        middle=(0.8, 5.0),
+        sampled=(3, 5),
+        corrections=(0, 2, 8),
+        steps=32,
+        tau=0.1,
+    ),
+    scan=((2.0, 10.0), (2.0, 2.0)),
+    trained=((0.0, 2.0), (2.0, 2.0)),
+    seeds=(0,),
     settings=Settings(
-        iterations=4000,
+        iterations=800,
+        width=64,
+        trajectories=64,
+        states=32,
+        members=8,
+        truths=2,
+        steps=16,
+        C=1,
+        tau=0.5,
+    ),
+)
+FULL = Profile(
+    closed=hidden_variable.Profile(
+        length=33,
+        windows=(2, 3, 5, 7, 9, 13, 17),
+        shares=(0.2, 0.5, 0.8, 0.95, 1.0),
+        times=(0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0),
+        middle=(0.8, 10.0),
+        sampled=(3, 5, 9, 17),
+        corrections=(0, 2, 8, 32, 128),
+        steps=64,
+        tau=0.1,
+    ),
+    scan=tuple((h, c) for c in (10.0, 4.0, 2.0) for h in (1.0, 1.5, 2.0)),
+    trained=((0.0, 2.0), (2.0, 10.0), (2.0, 2.0)),
+    seeds=(0, 1),
+    settings=Settings(
+        iterations=6000,
         width=128,
-        trajectories=128,
-        states=512,
+        trajectories=256,
+        states=384,
         members=64,
         truths=8,
         steps=64,
@@ -85,94 +156,124 @@ QUICK = Profile(
         tau=0.5,
     ),
 )
-FULL = Profile(
-    couplings=(0.0, 0.5, 1.0, 2.0),
-    orders=(1, 2, 3, 4, 8),
-    settings=Settings(
-        iterations=100_000,
-        width=256,
-        trajectories=2048,
-        states=1024,
-        members=512,
-        truths=32,
-        steps=256,
-        C=4,
-        tau=0.5,
-    ),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell(Settings):
-    """One prior, or of k = 0 the memory of the data."""
+    """One way to read one prior; or data, with or without a prior to compare with."""
 
     h: float
-    k: int
+    c: float
+    rule: str
+    window: int
+    seed: int
 
 
 def cells(profile: Profile) -> Iterator[Cell]:
-    """Lists a profile's cells."""
-    for h in profile.couplings:
-        for k in (0, *profile.orders):
-            yield Cell(h=h, k=k, **asdict(profile.settings))
+    """Lists a profile's cells, those of data first."""
+    settings = asdict(profile.settings)
+    for h, c in dict.fromkeys((*profile.scan, *profile.trained)):
+        yield Cell(h=h, c=c, rule=DATA, window=0, seed=0, **settings)
+    for seed in profile.seeds:
+        for h, c in profile.trained:
+            for rule, window in RULES:
+                yield Cell(h=h, c=c, rule=rule, window=window, seed=seed, **settings)
 
 
-def parameters(h: float) -> dict[str, Any]:
-    """Returns the parameters of the system."""
-    return {"n": SITES, "J": FAST, "h": h, "hidden": True}
+def parameters(h: float, c: float) -> dict[str, Any]:
+    """Returns the parameters of the system, integrated finely enough for its fast sites."""
+    steps = max(10, round(2 * c))
+    scales = {"h": h, "b": c, "c": c, "F": F}
+    return {"n": SITES, "J": FAST, **scales, "hidden": True, "dt": DT, "steps": steps}
 
 
 @cache
-def data(h: float, n: int, length: int, seed: int) -> Tensor:
-    """Simulates slow sites (n, L, 8), in physical units."""
-    chain = make_system(SYSTEM, **parameters(h))
+def data(h: float, c: float, n: int, length: int, seed: int) -> Tensor:
+    """Simulates slow sites (n, L, 5), in physical units."""
+    chain = build_system(SYSTEM, **parameters(h, c))
     generator = Generator().manual_seed(seed)
-    return simulate(chain, n, length, burn_in=512, generator=generator)
+    return simulate(chain, n, length, burn_in=256, generator=generator)
 
 
-def memory(x: Tensor, lags: Sequence[int] = (1, 2, 3, 5, 9)) -> list[float]:
-    """Returns the unexplained variance of increments, from the last states of trajectories.
+def slow_alone(c: float) -> Callable[[Tensor], Tensor]:
+    """Returns the transition M of slow sites without hidden ones."""
+    return Lorenz96(n=SITES, F=F, dt=DT, steps=parameters(0.0, c)["steps"]).transition
+
+
+def regression(
+    x: Tensor, M: Callable[[Tensor], Tensor], n: int, start: int
+) -> tuple[Tensor, Tensor]:
+    """Returns what n states tell, and the drives after them.
 
     Arguments:
-        x: Trajectories, with shape (n, L, D).
-        lags: The numbers k' of states that predict.
+        x: Trajectories, with shape (N, L, D).
+        M: The transition without hidden variables.
+        n: The number of states that predict.
+        start: The number of the first state, counted from 0, that is the last of n.
 
     Returns:
-        The share of the variance of the increments that is left.
+        The features, with shape (N (L - 1 - start), *), and drives, (N (L - 1 - start), D).
     """
-    most = max(lags)
-    target = (x[:, most:] - x[:, most - 1 : -1]).flatten(0, 1).double()
-    left = []
-    for lag in lags:
-        past = [x[:, most - j : x.shape[1] - j] for j in range(1, lag + 1)]
-        last = past[0]
-        squares = (last[..., :, None] * last[..., None, :]).flatten(2)
-        upper = torch.triu_indices(x.shape[2], x.shape[2])
-        squares = squares[..., upper[0] * x.shape[2] + upper[1]]
-        features = torch.cat((torch.ones_like(last[..., :1]), squares, *past), dim=2)
-        features = features.flatten(0, 1).double()
-        solution = torch.linalg.lstsq(features, target).solution
-        left.append(float((target - features @ solution).square().mean()))
+    x = x.double()
+    last = x[:, start:-1]
+    drive = x[:, 1:] - M(x[:, :-1])
+    before = [drive[:, start - j : drive.shape[1] - j] for j in range(1, n)]
+    i, j = torch.triu_indices(x.shape[2], x.shape[2])
+    products = last[..., i] * last[..., j]
+    features = torch.cat((torch.ones_like(last[..., :1]), last, products, last**3, *before), dim=2)
+    return features.flatten(0, 1), drive[:, start:].flatten(0, 1)
 
-    return [value / float(target.var(dim=0, correction=0).mean()) for value in left]
+
+def memory(
+    x: Tensor,
+    y: Tensor,
+    M: Callable[[Tensor], Tensor] = lambda x: x,
+    states: Sequence[int] = STATES,
+) -> list[float]:
+    """Returns the unexplained variance of drives from the states before, by regressions.
+
+    Arguments:
+        x: Trajectories that regressions are fitted to, with shape (N, L, D).
+        y: Those that they are judged by, with shape (N', L', D).
+        M: The transition without hidden variables; by default states stay.
+        states: The numbers of states that predict.
+
+    Returns:
+        The shares of the variance of the increments of x.
+    """
+    start = max(states) - 1
+    increments = (x[:, 1:] - x[:, :-1]).double().flatten(0, 1)
+    left = []
+    for n in states:
+        features, drive = regression(x, M, n, start)
+        solution = torch.linalg.lstsq(features, drive).solution
+        features, drive = regression(y, M, n, start)
+        left.append(float((drive - features @ solution).square().mean()))
+    scale = float(increments.var(dim=0, correction=0).mean())
+    return [value / scale for value in left]
 
 
 def prior(cell: Cell, folder: Path, device: str) -> tuple[VPSDE, Standardisation]:
     """Trains the prior of a cell, unless the folder holds it."""
-    path = folder / f"h{cell.h:g}-k{cell.k}-{cell.iterations}-{cell.width}.safetensors"
+    name = f"h{cell.h:g}-c{cell.c:g}-{cell.iterations}-{cell.width}-{cell.seed}.safetensors"
+    path = folder / name
     if not path.exists():
         config = Config(
             system=SYSTEM,
-            parameters=parameters(cell.h),
+            parameters=parameters(cell.h, cell.c),
             trajectories=cell.trajectories,
             states=cell.states,
-            order=cell.k,
+            order=max(LENGTHS) // 2,
+            length_aware=True,
+            lengths=LENGTHS,
+            composition="junction",
             width=cell.width,
             depth=4,
             iterations=cell.iterations,
             batch_size=128,
             ema=0.995,
             validation=1024,
+            seed=cell.seed,
         )
         folder.mkdir(parents=True, exist_ok=True)
         every = max(cell.iterations // 4, 1)
@@ -183,102 +284,145 @@ def prior(cell: Cell, folder: Path, device: str) -> tuple[VPSDE, Standardisation
 
 def evaluate(cell: Cell, folder: Path, device: str = "cpu") -> Record:
     """Returns a prior's numbers, or those of the data."""
-    x = data(cell.h, cell.trajectories, LENGTH, 1)
-    if cell.k == 0:
-        a, b = (data(cell.h, cell.members, LENGTH, seed) for seed in (2, 3))
+    x = data(cell.h, cell.c, 128, 64, 1)
+    other = data(cell.h, cell.c, max(cell.members, 128), 64, 2)
+    M = slow_alone(cell.c)
+    if cell.rule == DATA:
         std, mean = torch.std_mean(x, dim=(0, 1))
-        a, b = ((y - mean) / std for y in (a, b))
-        many = data(cell.h, cell.trajectories, 64, 4)
-        return {MEMORY: memory(many), **distances(a, b)}
+        a, b = ((y[: cell.members, :LENGTH] - mean) / std for y in (x, other))
+        return {"memory": memory(x, other, M), "energy": energy_distance(a, b, unbiased=True)}
 
     sde, scale = prior(cell, folder, device)
-    options: dict[str, Any] = {"steps": cell.steps, "corrections": cell.C, "tau": cell.tau or 1.0}
-    drawn = sample(sde, (cell.members,), seed=0, **options).cpu()
-    record: Record = distances(drawn, scale.preprocess(data(cell.h, cell.members, LENGTH, 2)))
-
-    scores = []
-    generator = Generator().manual_seed(5)
-    for seed, truth in enumerate(scale.preprocess(data(cell.h, cell.truths, LENGTH, 6))):
-        y = truth[::EVERY, ::2]
-        y = (y + STD * torch.randn(y.shape, generator=generator)).to(device)
-        guided = GaussianScore(y, lambda x: x[:, ::EVERY, ::2], STD, sde, gamma=GAMMA)
-        posterior = VPSDE(guided, sde.shape).to(device)
-        members = sample(posterior, (max(cell.members // 4, 4),), seed=seed, **options).cpu()
-        scores.append(
-            (
-                rmse(members.mean(dim=0), truth),
-                float(crps(members, truth, fair=True).mean()),
-                coverage(members, truth),
-            )
-        )
-    means = torch.tensor(scores).mean(dim=0).tolist()
-
-    return record | dict(zip(("rmse", "crps", "coverage"), means, strict=True))
-
-
-def distances(x: Tensor, y: Tensor) -> dict[str, float]:
-    """Returns the energy distances of trajectories (n, L, D) and of their single steps."""
-    every = slice(0, LENGTH - 1, 8)  # apart, so that the steps of one trajectory are like others
-    steps = [torch.cat((z[:, :-1], z[:, 1:] - z[:, :-1]), dim=2)[:, every] for z in (x, y)]
-    return {
-        "energy": energy_distance(x, y, unbiased=True),
-        "step": energy_distance(*(z.flatten(0, 1) for z in steps), unbiased=True),
+    sde.eps.composition = RULES[cell.rule, cell.window]
+    options = {"steps": cell.steps, "corrections": cell.C, "tau": cell.tau, "clip": CLIP}
+    drawn = sample(sde, (cell.members,), seed=cell.seed, **options).cpu()
+    first, third = memory(x, scale.postprocess(drawn), M, (1, 3))
+    b = scale.preprocess(other[: cell.members, :LENGTH])
+    record = {
+        "first": first,
+        "third": third,
+        "energy": energy_distance(drawn, b, unbiased=True),
     }
 
+    # all truths at once, with as many members as there are samples of the prior
+    truth = scale.preprocess(data(cell.h, cell.c, cell.truths, LENGTH, 3))
+    y = truth[:, ::EVERY, ::2]
+    y = y + STD * torch.randn(y.shape, generator=Generator().manual_seed(4))
+    members = max(cell.members // cell.truths, 4)
+    guided = GaussianScore(
+        y.repeat(members, 1, 1).to(device), lambda x: x[:, ::EVERY, ::2], STD, sde, gamma=GAMMA
+    )
+    posterior = VPSDE(guided, sde.shape).to(device)
+    drawn = sample(posterior, (members * cell.truths,), seed=cell.seed, **options).cpu()
+    ensembles = drawn.unflatten(0, (members, cell.truths))
+    record["rmse"] = float(rmse(ensembles.mean(dim=0), truth))
+    record["crps"] = float(crps(ensembles, truth, fair=True).mean())
 
-METRICS = ("energy", "step", "rmse", "crps", "coverage")
+    return record
 
 
-def tables(records: Sequence[Record]) -> str:
+def decimals(x: float) -> str:
+    """Writes a number of priors with three decimals."""
+    return f"{x:.3f}" if abs(x) < 1000 else number(x)
+
+
+def with_error(records: Sequence[Record], metric: str) -> str:
+    """Writes the mean over trainings, and the standard deviation of one."""
+    values = torch.tensor([r[metric] for r in records if "error" not in r], dtype=torch.float64)
+    if len(values) < len(records):
+        return "diverged"
+    spread = f" ± {decimals(float(values.std()))}" if len(values) > 1 else ""
+    return f"{decimals(float(values.mean()))}{spread}"
+
+
+def name_of(h: float, c: float) -> str:
+    """Names a system."""
+    return f"h = {h:g}, c = {c:g}" if h else "h = 0, Markov"
+
+
+def tables(records: Sequence[Record], profile: Profile) -> str:
     """Writes the memory of the data, and the scores of the priors."""
-    lines, rows = [], []
-    for record in records:
-        name = f"h = {record['h']:g}"
-        if record["k"] == 0:
-            lines.append((name, *(f"{share:.4f}" for share in record[MEMORY])))
-            scores = [number(record["energy"]), f"{record['step']:.3f}", "", "", ""]
-            rows.append((name, "data", *scores))
-        elif "error" in record:
-            rows.append((name, record["k"], *["diverged"] * len(METRICS)))
-        else:
-            scores = [number(record["energy"]), f"{record['step']:.3f}"]
-            scores += [f"{record['rmse']:.3f}", f"{record['crps']:.3f}"]
-            rows.append((name, record["k"], *scores, percent(record["coverage"])))
+    of_data = {(r["h"], r["c"]): r for r in records if r["rule"] == DATA}
+    lines = [
+        (name_of(h, c), *(f"{share:.4f}" for share in of_data[h, c]["memory"]))
+        for h, c in profile.scan
+    ]
+    rows = []
+    for h, c in profile.trained:
+        data = of_data[h, c]
+        known = dict(zip(STATES, data["memory"], strict=True))
+        scores = map(decimals, (known[1], known[3], data["energy"]))
+        rows.append((name_of(h, c), DATA, "", *scores, "", ""))
+        mine = [r for r in records if (r["h"], r["c"]) == (h, c) and r["rule"] != DATA]
+        for (rule, w), group in study.group(mine, ("rule", "window")).items():
+            rows.append((name_of(h, c), rule, w, *(with_error(group, m) for m in METRICS)))
 
-    head = ["unexplained, from", *(f"{n} states" for n in (1, 2, 3, 5, 9))]
-    scores = ["", "k", "energy", "step", "RMSE", "CRPS", "coverage"]
-    return f"{study.table(head, lines)}\n\n{study.table(scores, rows)}"
+    head = ["unexplained, from", *(f"{n} state{'s' * (n > 1)}" for n in STATES)]
+    names = ["unforeseen, 1 state", "3 states", "energy", "RMSE", "CRPS"]
+    trained = study.table(["", "", "w", *names], rows)
+    s = profile.settings
+    return "\n\n".join(
+        (
+            "Two-scale Lorenz-96: what slow states do not tell of the next.",
+            study.table(head, lines),
+            f"Priors of {s.iterations} iterations, {s.steps} steps, C = {s.C}, tau = {s.tau:g}: "
+            f"the mean of {len(profile.seeds)} trainings, and the standard deviation of one.",
+            trained,
+        )
+    )
 
 
-def draw_figure(records: Sequence[Record]) -> Any:
-    """Draws the memory against the lag, and scores against k."""
-    metrics = ("step", "energy", "rmse")
-    figure, axes = study.panels(1, 1 + len(metrics), width=3.0)
-    groups = study.group(records, ("h",))
-    for ((h,), group), colour in zip(groups.items(), study.COLOURS, strict=False):
-        of_data = next(r for r in group if r["k"] == 0)
-        label = f"h = {h:g}"
-        axes[0, 0].plot((1, 2, 3, 5, 9), of_data[MEMORY], "o-", color=colour, ms=4, label=label)
-        good = [r for r in group if r["k"] > 0 and "error" not in r]
-        for panel, metric in zip(axes[0, 1:], metrics, strict=True):
-            panel.plot([r["k"] for r in good], [r[metric] for r in good], "o-", color=colour, ms=4)
-            if metric in of_data:
-                panel.axhline(of_data[metric], color=colour, lw=0.8, ls="--")
-            panel.set(xlabel="k", title=metric)
-    axes[0, 0].set(xlabel="states that predict", title="unexplained variance", yscale="log")
-    axes[0, 0].legend(fontsize="x-small", frameon=False)
+def draw_figure(closed: Sequence[Record], records: Sequence[Record], profile: Profile) -> Any:
+    """Draws the closed form above, Lorenz-96 below."""
+    figure, axes = study.panels(2, 3, width=3.6)
+    hidden_variable.draw(closed, profile.closed, axes[0])
+
+    panel = axes[1, 0]
+    of_data = {(r["h"], r["c"]): r for r in records if r["rule"] == DATA}
+    speeds = list(dict.fromkeys(c for _, c in profile.scan))
+    for h, c in profile.scan:
+        if h == max(h for h, _ in profile.scan):
+            colour = study.COLOURS[speeds.index(c)]
+            left = of_data[h, c]["memory"]
+            panel.plot(STATES, left, "o-", color=colour, ms=3, label=name_of(h, c))
+    panel.set(yscale="log", xlabel="states that predict", title="unexplained")
+    panel.legend(fontsize="x-small", frameon=False)
+
+    for panel, metric in zip(axes[1, 1:], ("third", "rmse"), strict=True):
+        for (h, c), colour in zip(profile.trained, study.COLOURS, strict=False):
+            for rule, dash in ((CENTRE, "s--"), (JUNCTION, "o-")):
+                mine = [r for r in records if (r["h"], r["c"], r["rule"]) == (h, c, rule)]
+                good = [r for r in mine if "error" not in r]
+                groups = study.group(good, ("window",))
+                values = [torch.tensor([r[metric] for r in g]) for g in groups.values()]
+                panel.errorbar(
+                    [w for (w,) in groups],
+                    [float(v.mean()) for v in values],
+                    [float(v.std()) if len(v) > 1 else 0 for v in values],
+                    fmt=dash,
+                    color=colour,
+                    ms=3,
+                    capsize=2,
+                    label=name_of(h, c) if rule == JUNCTION else None,
+                )
+        panel.set(yscale="log", xlabel="w")
+    axes[1, 1].set_title("unforeseen from 3 states (-- centre)")
+    axes[1, 2].set_title("RMSE of posteriors (-- centre)")
+    axes[1, 2].legend(fontsize="x-small", frameon=False)
 
     return figure
 
 
 def run(out: Path, profile: Profile, device: str = "cpu") -> str:
     """Trains and evaluates what the folder does not hold yet, writes tables and figure."""
+    closed = hidden_variable.evaluate_all(out, profile.closed)
     records = study.evaluate_all(
         out / "non_markov.jsonl",
         list(cells(profile)),
         partial(evaluate, folder=out / "priors", device=device),
     )
-    return study.write(out, "non_markov", tables(records), draw_figure(records))
+    text = f"{hidden_variable.tables(closed, profile.closed)}\n\n{tables(records, profile)}"
+    return study.write(out, "non_markov", text, draw_figure(closed, records, profile))
 
 
 if __name__ == "__main__":
