@@ -21,8 +21,8 @@ that. So there are two questions:
                the truth, whatever the window. With the composed score :math:`-B x` there, its
                covariance S solves :math:`B S + S B^\top = 2 I`; where an eigenvalue of B has no
                positive real part there is no such law, and corrections drive samples apart:
-               "unstable". Of the junction rule it is, up to its stride, the chain of w - 1
-               states' memory
+               "unstable". Of the junction rule with a stride of 1 it is the chain that remembers
+               w - 1 states; here the stride is k, as elsewhere
     sampler    how far corrections come in practice, beside the same for the Markov chain with the
                same law of two neighbours, its twin
 
@@ -100,10 +100,11 @@ def cells(profile: Profile) -> Iterator[Cell]:
     """Lists a profile's cells."""
     n, s, T = profile.length, *profile.middle
     rules = [(JUNCTION, w) for w in profile.windows] + [(CENTRE, w) for w in profile.windows]
-    for share, time in dict.fromkeys((s, t) for s in (*profile.shares, s) for t in profile.times):
-        for rule, w in rules:
-            if rule == JUNCTION or w > 2:
-                yield Cell(n, rule, w, share, time, False, LIMIT, 0, 0.0)
+    for share in dict.fromkeys((*profile.shares, s)):
+        for time in profile.times:
+            for rule, w in rules:
+                if rule == JUNCTION or w > 2:
+                    yield Cell(n, rule, w, share, time, False, LIMIT, 0, 0.0)
     rules = [(EXACT, 0)] + [(rule, w) for rule in (CENTRE, JUNCTION) for w in profile.sampled]
     for C in profile.corrections:
         for rule, w in rules:
@@ -206,8 +207,10 @@ def evaluate(cell: Cell) -> Record:
 
 
 def nats(x: float | None) -> str:
-    """Writes a divergence."""
-    return "unstable" if x is None else number(x)
+    """Writes a divergence, which is not negative but for rounding."""
+    if x is None:
+        return "unstable"
+    return f"{max(x, 0):.3f}" if x < 1 else number(x)
 
 
 def limits(records: Sequence[Record]) -> list[Record]:
@@ -295,8 +298,9 @@ def draw(records: Sequence[Record], profile: Profile, axes: Sequence[Any]) -> No
     for panel, rule in zip(axes, (CENTRE, JUNCTION), strict=False):
         groups = study.group([r for r in mine if r["rule"] == rule], ("time",))
         for ((time,), group), colour in zip(groups.items(), study.COLOURS, strict=False):
-            points = [(r["window"], r["prior"]) for r in group if (r["prior"] or 0) > 1e-4]
-            panel.plot(*zip(*points, strict=True), "o-", color=colour, ms=3, label=f"T = {time:g}")
+            good = [r for r in group if r["prior"] is not None]
+            windows, costs = ([r[name] for r in good] for name in ("window", "prior"))
+            panel.plot(windows, costs, "o-", color=colour, ms=3, label=f"T = {time:g}")
             lost = [r["window"] for r in group if r["prior"] is None]
             panel.plot(lost, [100] * len(lost), "x", color=colour, ms=5)
         panel.axhline(LITTLE, color="black", lw=0.8)
@@ -304,14 +308,16 @@ def draw(records: Sequence[Record], profile: Profile, axes: Sequence[Any]) -> No
     axes[0].set_ylabel("nats (x: unstable)")
     axes[1].legend(fontsize="x-small", frameon=False)
 
-    costs = sampled(records)
+    added = sampled(records)
     for w, colour in zip(profile.sampled, study.COLOURS, strict=False):
         for of_twin, dash in ((False, "o-"), (True, "s--")):
-            points = [max(costs[JUNCTION, w, C][of_twin], 1e-4) for C in profile.corrections]
+            costs = [added[JUNCTION, w, C][of_twin] for C in profile.corrections]
             label = None if of_twin else f"w = {w}"
-            axes[2].plot(profile.corrections, points, dash, color=colour, ms=3, label=label)
+            axes[2].plot(profile.corrections, costs, dash, color=colour, ms=3, label=label)
     axes[2].set_xscale("symlog", linthresh=1)
-    axes[2].set(yscale="log", xlabel="C", title=f"junction, T = {T:g} (-- Markov)")
+    axes[2].set(
+        yscale="log", ylim=(1e-4, None), xlabel="C", title=f"junction, T = {T:g} (-- Markov)"
+    )
     axes[2].legend(fontsize="x-small", frameon=False)
 
 
