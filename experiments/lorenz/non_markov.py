@@ -28,8 +28,8 @@ Priors are judged by
     RMSE, CRPS    of posteriors, slow sites 0, 2 and 4 observed at every 4th state with a standard
                   deviation of 0.1, the means over several truths
 
-In standardised units; "data" are other trajectories of the system. With `--quick` networks learn for
-seconds, too short for windows to differ by what they see.
+In standardised units; "data" are other trajectories of the system. With `--quick` networks learn
+for seconds, too short for windows to differ by what they see.
 
 References:
     | Predictability: a problem partly solved (Lorenz, 1996)
@@ -362,9 +362,7 @@ def tables(records: Sequence[Record], profile: Profile) -> str:
     names = ["unforeseen, 1 state", "3 states", "energy", "RMSE", "CRPS"]
     trained = study.table(["", "", "w", *names], rows)
     s, n = profile.settings, len(profile.seeds)
-    of_trainings = (
-        f"mean of {n} trainings, ± standard deviation of one" if n > 1 else "one training"
-    )
+    of_trainings = f"mean of {n} trainings, standard deviation of one" if n > 1 else "one training"
     return "\n\n".join(
         (
             "Two-scale Lorenz-96: what slow states do not tell of the next.",
