@@ -129,6 +129,29 @@ def test_memory_of_a_drive():
     assert non_markov.memory(x[:200], x[200:], M, (1, 2)) == pytest.approx([0, 0], abs=1e-9)
 
 
+def test_forgetful_trajectories():
+    """Of a drive that remembers one state, none remembered is what one expects by hand, and one is
+    as good as data."""
+    generator = Generator().manual_seed(0)
+    x = torch.randn(800, 40, 1, generator=generator)
+    for i in range(2, 40):
+        x[:, i] += 0.5 * x[:, i - 2]
+    x = x[:, 10:]
+
+    def still(x):
+        return x
+
+    shares = []
+    for n in (1, 2):
+        z = non_markov.forgetful(x, still, n, 20, generator)
+        assert z.shape == (800, 20, 1)
+        assert float(z.var()) == pytest.approx(4 / 3, rel=0.05)
+        shares += non_markov.memory(x, z, still, (2,))
+    # white: x_i - 0.5 x_i-2 has variance 1.25 var x, over that of an increment, 2 var x
+    assert shares[0] == pytest.approx(1.25 / 2, rel=0.05)
+    assert shares[1] == pytest.approx(1 / (8 / 3), rel=0.05)
+
+
 def test_uncoupled_slow_sites_are_markov():
     """With h = 0 the slow sites follow Lorenz-96 of one scale, and no drive is left."""
     chain = build_system(non_markov.SYSTEM, **non_markov.parameters(0.0, 2.0))
@@ -161,7 +184,7 @@ def test_non_markov(tmp_path, monkeypatch):
     assert (tmp_path / "non_markov.png").stat().st_size > 0
     assert "diverged" not in report
     assert report.count("| h = 2, c = 2 |") == 1
-    assert report.count("| h = 0, Markov |") == 1 + len(non_markov.RULES)
+    assert report.count("| h = 0, Markov |") == 2 + len(non_markov.RULES)
     assert report.count("±") == len(non_markov.RULES) * len(non_markov.METRICS)
     assert non_markov.run(tmp_path, profile) == report
 

@@ -22,8 +22,9 @@ measurements:
 Priors are judged by
 
     unforeseen    what is unexplained in *their* trajectories by the regression that was fitted to
-                  data, from 1 state and from 3, over the same variance. A prior that forgets what
-                  was three states ago is as good as data by the first, and worse by the second
+                  data, from 1 state and from 3, over the same variance. What a perfect prior that
+                  remembers n states would score is known: it is what data score whose drives are
+                  the regression on n states and what that leaves, drawn at random
     energy        the energy distance of unconditional trajectories of 33 states to data
     RMSE, CRPS    of posteriors, slow sites 0, 2 and 4 observed at every 4th state with a standard
                   deviation of 0.1, the means over several truths
@@ -64,6 +65,7 @@ SYSTEM, LENGTH = "lorenz96_two_scale", 33
 EVERY, STD, GAMMA, CLIP = 4, 0.1, 3e-2, 5.0
 SITES, FAST, F, DT = 5, 4, 10.0, 0.1
 STATES = (1, 2, 3, 5, 9)  # that a regression sees
+REMEMBERED = (1, 2, 3, 5)  # the overlaps of the junction rule below
 RULES: dict[tuple[str, int], Composition] = {
     (CENTRE, 3): Centre(1),
     (CENTRE, 9): Centre(4),
@@ -254,6 +256,35 @@ def memory(
     return [value / scale for value in left]
 
 
+def forgetful(
+    x: Tensor, M: Callable[[Tensor], Tensor], n: int, length: int, generator: Generator
+) -> Tensor:
+    """Draws trajectories that are like data but for what they remember: the regression on n states,
+    and what it leaves at random, as a chain.
+
+    Arguments:
+        x: Trajectories, with shape (N, L, D).
+        M: The transition without hidden variables.
+        n: The number of states that are remembered.
+        length: The number of states drawn of each trajectory, after its first n.
+        generator: The source of randomness.
+
+    Returns:
+        The states drawn, with shape (N, length, D).
+    """
+    features, drive = regression(x, M, n, n - 1)
+    solution = torch.linalg.lstsq(features, drive).solution
+    left = drive - features @ solution
+    z = x[:, :n].double()
+    for _ in range(length):
+        # the state after the last is not known yet, and any will do
+        features, _ = regression(torch.cat((z[:, -n:], z[:, -1:]), dim=1), M, n, n - 1)
+        fresh = left[torch.randint(len(left), (len(z),), generator=generator)]
+        z = torch.cat((z, (M(z[:, -1]) + features @ solution + fresh)[:, None]), dim=1)
+
+    return z[:, n:]
+
+
 def prior(cell: Cell, folder: Path, device: str) -> tuple[VPSDE, Standardisation]:
     """Trains the prior of a cell, unless the folder holds it."""
     name = f"h{cell.h:g}-c{cell.c:g}-{cell.iterations}-{cell.width}-{cell.seed}.safetensors"
@@ -291,7 +322,10 @@ def evaluate(cell: Cell, folder: Path, device: str = "cpu") -> Record:
     if cell.rule == DATA:
         std, mean = torch.std_mean(x, dim=(0, 1))
         a, b = ((y[: cell.members, :LENGTH] - mean) / std for y in (x, other))
-        return {"memory": memory(x, other, M), "energy": energy_distance(a, b, unbiased=True)}
+        generator = Generator().manual_seed(5)
+        third = [memory(x, forgetful(x, M, n, 16, generator), M, (3,))[0] for n in REMEMBERED]
+        record = {"memory": memory(x, other, M), "forgetful": third}
+        return record | {"energy": energy_distance(a, b, unbiased=True)}
 
     sde, scale = prior(cell, folder, device)
     sde.eps.composition = RULES[cell.rule, cell.window]
@@ -299,7 +333,7 @@ def evaluate(cell: Cell, folder: Path, device: str = "cpu") -> Record:
     drawn = sample(sde, (cell.members,), seed=cell.seed, **options).cpu()
     first, third = memory(x, scale.postprocess(drawn), M, (1, 3))
     b = scale.preprocess(other[: cell.members, :LENGTH])
-    record = {
+    record: Record = {
         "first": first,
         "third": third,
         "energy": energy_distance(drawn, b, unbiased=True),
@@ -361,12 +395,18 @@ def tables(records: Sequence[Record], profile: Profile) -> str:
     head = ["unexplained, from", *(f"{n} state{'s' * (n > 1)}" for n in STATES)]
     names = ["unforeseen, 1 state", "3 states", "energy", "RMSE", "CRPS"]
     trained = study.table(["", "", "w", *names], rows)
+    forgotten = [
+        (name_of(h, c), *map(decimals, of_data[h, c]["forgetful"])) for h, c in profile.trained
+    ]
+    remembered = ["unforeseen from 3 states, if it remembers", *map(str, REMEMBERED)]
     s, n = profile.settings, len(profile.seeds)
     of_trainings = f"mean of {n} trainings, standard deviation of one" if n > 1 else "one training"
     return "\n\n".join(
         (
             "Two-scale Lorenz-96: what slow states do not tell of the next.",
             study.table(head, lines),
+            "What perfect priors of so many states of memory would score below.",
+            study.table(remembered, forgotten),
             f"Priors of {s.iterations} iterations, {s.steps} steps, C = {s.C}, tau = {s.tau:g}: "
             f"{of_trainings}.",
             trained,
@@ -407,7 +447,11 @@ def draw_figure(closed: Sequence[Record], records: Sequence[Record], profile: Pr
                     label=name_of(h, c) if rule == JUNCTION else None,
                 )
         panel.set_xlabel("w")
-    axes[1, 1].set(yscale="log", title="unforeseen from 3 states (-- centre)")
+    for h, c in profile.trained:
+        windows = [w for rule, w in RULES if rule == JUNCTION]
+        axes[1, 1].plot(windows, of_data[h, c]["forgetful"], "k:", lw=1)
+    title = "unforeseen from 3 states\n(-- centre, .. perfect)"
+    axes[1, 1].set(yscale="log", ylim=(0.03, None), title=title)
     axes[1, 2].set(ylim=(0, None), title="RMSE of posteriors (-- centre)")
     axes[1, 2].legend(fontsize="x-small", frameon=False)
 
