@@ -8,9 +8,11 @@ the same folder goes on where it ended.
 import argparse
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from sda_fast.io import atomic_write
@@ -22,6 +24,9 @@ COLOURS = (BLUE, ORANGE, GREEN, RED, "#7a5ba6", "#2b9c9c", GREY)
 
 # scores that are shares of one
 SHARES = ("coverage", "lost")
+
+# scores that are differences from the floor of the same truth
+DIFFERENCES = ("above",)
 
 
 def evaluate_all(
@@ -68,22 +73,34 @@ def group(records: Sequence[Record], names: Sequence[str]) -> dict[tuple[Any, ..
     return groups
 
 
+def numbers(records: Sequence[Record], name: str) -> list[float]:
+    """Returns a number of all records that have it."""
+    return [record[name] for record in records if record.get(name) is not None]
+
+
 def mean(records: Sequence[Record], name: str) -> float | None:
-    """Returns the mean of a number over records without an error, or None."""
-    values = [record[name] for record in records if "error" not in record]
+    """Returns the mean of a number over the records that have it, or None."""
+    values = numbers(records, name)
     return sum(values) / len(values) if values else None
+
+
+def standard_error(records: Sequence[Record], name: str) -> float | None:
+    """Returns the standard error of :func:`mean`, or None of fewer than two records."""
+    values = numbers(records, name)
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def average(
     records: Sequence[Record], names: Sequence[str], metrics: Iterable[str]
 ) -> list[Record]:
-    """Returns the means of records that agree in some fields, how many truths they are of, and how
-    many of them diverged."""
+    """Returns the means of records that agree in some fields, the standard errors of those of
+    :data:`DIFFERENCES`, how many truths they are of, and how many of them diverged."""
     rows = []
     for values, members in group(records, names).items():
         row: Record = dict(zip(names, values, strict=True))
         row |= {"truths": len(members), "diverged": sum("error" in r for r in members)}
-        rows.append(row | {metric: mean(members, metric) for metric in metrics})
+        row |= {metric: mean(members, metric) for metric in metrics}
+        rows.append(row | {f"{m} error": standard_error(members, m) for m in DIFFERENCES})
 
     return rows
 
@@ -101,8 +118,16 @@ def percent(x: float | None) -> str:
 
 
 def scores(row: Record, metrics: Iterable[str]) -> list[str]:
-    """Writes a row's scores, those of :data:`SHARES` as shares."""
-    return [(percent if metric in SHARES else number)(row[metric]) for metric in metrics]
+    """Writes a row's scores, those of :data:`SHARES` as shares, of :data:`DIFFERENCES` with their
+    errors."""
+
+    def score(metric: str) -> str:
+        if metric in SHARES:
+            return percent(row[metric])
+        error = row[f"{metric} error"] if metric in DIFFERENCES else None
+        return number(row[metric]) if error is None else f"{number(row[metric])} ± {number(error)}"
+
+    return [score(metric) for metric in metrics]
 
 
 def method(row: Record) -> str:
@@ -152,14 +177,14 @@ def command(
     Arguments:
         description: What it is about.
         run: A function of the folder, the profile and the device that returns the tables.
-        quick: The profile of a few minutes.
-        full: The profile for a GPU.
+        quick: The profile of a few minutes, to see all of it run.
+        full: The profile that the pages show.
         out: The folder by default.
     """
     parser = argparse.ArgumentParser(description=description)
     size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--quick", action="store_true", help="minutes on two cores")
-    size.add_argument("--full", action="store_true", help="many more settings: for a GPU")
+    size.add_argument("--quick", action="store_true", help="a part of it, in minutes on two cores")
+    size.add_argument("--full", action="store_true", help="all of it, as on the page")
     parser.add_argument("--out", type=Path, default=Path(out), help="folder of results")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()

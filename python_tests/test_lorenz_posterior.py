@@ -14,7 +14,7 @@ TINY = posterior.Profile(
     members=4,
     steps=2,
     corrections=(0, 1),
-    taus=(0.25, 0.5),
+    tau=0.25,
     methods=("centre, k = 2", cases.JUNCTION, posterior.GLOBAL),
     iterations=2,
 )
@@ -30,8 +30,8 @@ def test_run(tmp_path, monkeypatch):
     log = (tmp_path / "posterior.jsonl").read_text()
     records = [json.loads(line) for line in log.splitlines()]
 
-    # two settings of two other methods, and three priors with C = 0 and, at two amplitudes, C = 1
-    assert len(records) == 2 * (2 + 3 * 3)
+    # two settings of two other methods, and three priors with and without corrections
+    assert len(records) == 2 * (2 + 3 * 2)
     assert (tmp_path / "posterior.md").read_text() == report + "\n"
     assert (tmp_path / "posterior.png").read_bytes()[:4] == b"\x89PNG"
     assert len(report.splitlines()) == 2 + len(records)
@@ -62,8 +62,8 @@ def test_divergence_is_recorded(tmp_path, monkeypatch):
 
     monkeypatch.setattr(cases, "sample", diverge)
     report = posterior.run(tmp_path, TINY)
-    assert report.count("1 of 1 diverged") == 2 * 9
-    assert report.count("| –") == 2 * 9 * len(posterior.METRICS)
+    assert report.count("1 of 1 diverged") == 2 * 6
+    assert report.count("| –") == 2 * 6 * len(posterior.METRICS) + 2  # the floors' own difference
 
 
 def test_other_errors_are_not_recorded(tmp_path):
@@ -98,6 +98,23 @@ def test_case():
             cases.total_log_likelihood(case.observation, case.reference),
             case.observation.total_log_likelihood(case.reference),
         )
+
+
+def test_above_floor():
+    """The difference from the floor of the same truth, and its standard error."""
+    methods, truths = (cases.FILTER, "x", "y"), (0, 1, 2)
+    records = [
+        {"method": name, "truth": truth, "w1": 10 * truth + excess * (1 + truth)}
+        for name, excess in zip(methods, (0, 1, -2), strict=True)
+        for truth in truths
+    ]
+    records[-1] = {"method": "y", "truth": 2, "error": "diverged"}
+    rows = study.average(cases.above_floor(records, ("truth",)), ("method",), ("w1", "above"))
+    assert [row["above"] for row in rows] == [None, 2.0, -3.0]
+    errors = [row["above error"] for row in rows]
+    assert errors == [None, pytest.approx(1 / math.sqrt(3)), pytest.approx(1.0)]
+    assert study.scores(rows[1], ("w1", "above")) == ["12.0", "2.00 ± 0.58"]
+    assert study.scores(rows[0], ("above",)) == ["–"]
 
 
 def test_numbers():

@@ -8,6 +8,7 @@ import torch
 from torch import Generator
 
 from experiments.lorenz import cases, misspecified, non_markov, wrong_model
+from sda_fast import Recipe
 from sda_fast.systems import build_system
 
 # 512 particles are few
@@ -16,8 +17,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:the effective sample size:Runtim
 
 @pytest.fixture
 def few(small_cases, monkeypatch):
-    """Few particles, and nothing is lost where two steps do not lead to the attractor."""
+    """Few particles and steps, and nothing is lost where they do not lead to the attractor."""
     monkeypatch.setattr(cases, "LOST", math.inf)
+    monkeypatch.setattr(cases, "RECIPES", {"8 steps": Recipe("", None, 8, 1, 0.5)})
 
 
 # The wrong noise
@@ -60,11 +62,12 @@ def test_wrong_model(tmp_path, few, monkeypatch):
     heavy = {"heavy": wrong_model.NOISES["heavy"]}
     monkeypatch.setattr(wrong_model, "NOISES", heavy)
     wrong_model.make_case.cache_clear()
-    profile = replace(wrong_model.QUICK, truths=1, members=4, steps=8, corrections=1)
+    profile = replace(wrong_model.QUICK, truths=2, members=4, recipe="8 steps")
     report = wrong_model.run(tmp_path, profile)
     wrong_model.make_case.cache_clear()
     assert (tmp_path / "wrong_model.png").stat().st_size > 0
     assert len(report.splitlines()) == 2 + 2 * 4
+    assert report.count(" ± ") == 2 * 4 - 1  # of all but the floor
 
 
 # The wrong system
@@ -72,8 +75,8 @@ def test_wrong_model(tmp_path, few, monkeypatch):
 
 def test_misspecified(tmp_path, few):
     misspecified.make_case.cache_clear()
-    profile = replace(misspecified.QUICK, errors=(0, 20), truths=1, members=4, steps=8)
-    profile = replace(profile, width=8, iterations=2)
+    profile = replace(misspecified.QUICK, errors=(0, 20), truths=1, members=4)
+    profile = replace(profile, recipe="8 steps", width=8, iterations=2)
     report = misspecified.run(tmp_path, profile)
     misspecified.make_case.cache_clear()
     misspecified.posterior_of_rho.cache_clear()

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.lorenz import cases, guidance, modes, weights, zero_shot
+from experiments.lorenz import cases, guidance, modes, trajectory_network, weights, zero_shot
+from sda_fast import Recipe
 
 # 512 particles are few
 pytestmark = pytest.mark.filterwarnings("ignore:the effective sample size:RuntimeWarning")
@@ -57,30 +58,49 @@ def test_weights_of_modes():
         base | {"method": cases.FILTER, "run": 1, "counts": {up: 60, down: 40}},
         base | {"method": cases.JUNCTION, "run": 0, "counts": {up: 80, other: 20}},
     ]
-    records[2] |= {"steps": 64, "C": 4}
+    records[2] |= {"recipe": "fast", "log_priors": {up: 80.0, other: -20.0}}
     (s,) = weights.summarise(records, at=4)
     p, q = (dict(zip(s["modes"], s[name], strict=True)) for name in ("p", "q"))
+    assert s["sampler"] == "junction, w = 9, fast"
+    assert s["log_prior"] == [80.0, -20.0]
     assert p == pytest.approx({up: 0.5, down: 0.5, other: 0.0})
     assert q == pytest.approx({up: 0.8, down: 0.0, other: 0.2})
     assert s["errors"][0] == pytest.approx(0.1)
     assert s["tv"] == pytest.approx(0.5)
+    assert s["known_tv"] == pytest.approx(0.5)  # all 80 in one of two modes
     assert (s["missed"], s["invented"]) == pytest.approx((0.5, 0.2))
     assert s["positive"] == pytest.approx((0.5, 0.8))
-    # E|share - 1/2| of 100 draws is near 0.04
-    assert 0.02 < s["floor"][0] < 0.06 < s["floor"][1] < 0.15
+    # the median of |share - 1/2| of n draws is near 0.34 / sqrt(n)
+    assert 0.02 < s["floor"] < s["known_floor"] < 0.06
 
 
-def test_modes(tmp_path):
-    profile = modes.Profile(truths=(0,), runs=2, samplers=((4, 2, 1, 0.5),))
+def test_weights_of_members_in_no_mode():
+    assert weights.floor(torch.tensor([0.5, 0.5]), 0) is None
+
+
+def test_modes(tmp_path, monkeypatch):
+    few = {"2 steps": Recipe("", None, 2, 1, 0.5)}
+    few["24 steps"] = Recipe("", None, 24, 1, 0.5, clip=5.0)
+    monkeypatch.setattr(cases, "RECIPES", few)
+    posteriors = tuple((setting, 8) for setting in modes.SETTINGS)
+    profile = modes.Profile(
+        posteriors=posteriors,
+        runs=2,
+        members=4,
+        samplers=((cases.JUNCTION, "2 steps"),),
+        iterations=2,
+    )
     diverged = modes.run(tmp_path / "diverged", profile)  # two steps do not lead to the attractor
-    assert diverged.count("| diverged") == 3 * 8
+    assert diverged.count("| diverged") == 4 * 9
 
-    profile = replace(profile, samplers=((4, 24, 1, 0.5), (2, 32, 1, 0.5)))
+    ours = ((cases.JUNCTION, "24 steps"), (trajectory_network.GLOBAL, "24 steps"))
+    profile = replace(profile, posteriors=posteriors[:2], samplers=ours)
     report = modes.run(tmp_path, profile)
     assert wrote(tmp_path, "modes", report)
-    for setting in modes.SETTINGS:
+    for setting, truth in profile.posteriors:
         name = setting.replace("|", r"\|")
-        assert f"| `{name}`, truth 0 | 24 × 1 |" in report
+        for method, _ in ours:
+            assert f"| `{name}`, truth {truth} | {method}, 24 steps |" in report
     assert "diverged" not in report
     assert modes.run(tmp_path, profile) == report
 
@@ -115,7 +135,8 @@ def test_instrument(name: str):
 def test_zero_shot(tmp_path, monkeypatch):
     few = dict(list(zero_shot.INSTRUMENTS.items())[::4])
     monkeypatch.setattr(zero_shot, "INSTRUMENTS", few)
-    profile = replace(zero_shot.QUICK, members=4, steps=2, corrections=1)
+    monkeypatch.setattr(cases, "RECIPES", {"2 steps": Recipe("", None, 2, 1, 0.5, clip=5.0)})
+    profile = replace(zero_shot.QUICK, members=4, recipe="2 steps")
     report = zero_shot.run(tmp_path, profile)
     assert wrote(tmp_path, "zero_shot", report)
     assert len(report.splitlines()) == 2 + 3 * len(few)
@@ -129,13 +150,14 @@ def test_guidance(tmp_path, monkeypatch):
     monkeypatch.setattr(cases, "LOST", math.inf)  # two steps do not lead to the attractor
     strengths = {guidance.GAMMA: (1e-2,), guidance.SPECTRAL: (1e-2,)}
     strengths |= {guidance.MMPS: (1,), guidance.DPS: (1.0, 1e30)}
-    profile = replace(
-        guidance.QUICK, members=4, steps=2, corrections=1, stds=(0.1,), strengths=strengths
-    )
+    profile = replace(guidance.QUICK, members=4, steps=2, corrections=1, strengths=strengths)
     report = guidance.run(tmp_path, profile)
     assert wrote(tmp_path, "guidance", report)
     rows = report.splitlines()[2:]
-    assert len(rows) == 6 + 3
+    assert len(rows) == 1 + 2 * (5 + 3)
     lost = [row for row in rows if "diverged" in row]
-    assert len(lost) == 2  # with and without corrections
-    assert all(row.startswith("| DPS |") and "1e+30" in row for row in lost)
+    # with and without corrections; where what is denoised is bounded nothing is lost
+    assert [row.split(" | ")[:4] for row in lost] == [
+        ["| DPS", "1", "", "1e+30"],
+        ["| DPS", "0", "", "1e+30"],
+    ]

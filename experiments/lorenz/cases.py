@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from sda_fast import VPSDE, GaussianScore, Junction, NoisyLorenz63, load_prior, sample
+from sda_fast import VPSDE, GaussianScore, Junction, NoisyLorenz63, load_prior, preset, sample
 from sda_fast.composition import Centre, Composition
 from sda_fast.evaluation import (
     Observation,
@@ -47,9 +47,13 @@ PRIORS: dict[str, tuple[str, str | Composition]] = {
 }
 FILTER, SMOOTHER = "particle filter", "ensemble Kalman"
 
+#: Ways to sample, by the name that cells have of them.
+RECIPES = {name: preset(name) for name in ("fast", "accurate")}
+
 # scores of :func:`measure` that tables of posteriors have, and their titles
 METRICS = {
     "w1": "W1",
+    "above": "above the floor",
     "energy": "energy",
     "log_prior": "log prior",
     "rmse": "RMSE",
@@ -165,31 +169,20 @@ def draw(
     members: int,
     *,
     seed: int,
-    steps: int,
-    corrections: int,
-    tau: float,
     context: Tensor | None = None,
     system: NoisyLorenz63 = chain,
+    **options: Any,
 ) -> Tensor:
-    """Draws physical posterior trajectories (N, L, 3) of a guided prior."""
+    """Draws physical posterior trajectories (N, L, 3) of a guided prior; options are those of
+    :func:`sda_fast.sample`."""
     prior = guided.sde
     sde = VPSDE(guided.to(prior.device), prior.shape).to(prior.device)
-    options = {"steps": steps, "corrections": corrections, "tau": tau or 1.0}
     return system.postprocess(sample(sde, (members,), context, seed=seed, **options).cpu())
 
 
-def sampled(guided: nn.Module, cell: Any, **options: Any) -> Tensor:
-    """Draws the physical posterior trajectories (N, L, 3) of a cell of a study, which has the
-    fields truth (the seed), members, steps, C and tau; options are those of :func:`draw`."""
-    return draw(
-        guided,
-        cell.members,
-        seed=cell.truth,
-        steps=cell.steps,
-        corrections=cell.C,
-        tau=cell.tau,
-        **options,
-    )
+def even(cell: Any) -> dict[str, Any]:
+    """Returns the options of :func:`draw` of a cell of even steps, by its fields steps, C, tau."""
+    return {"steps": cell.steps, "corrections": cell.C, "tau": cell.tau or 1.0}
 
 
 def peer(cell: Any, observation: Observation) -> Tensor:
@@ -230,6 +223,31 @@ def measure(x: Tensor, case: Case, system: NoisyLorenz63 = chain) -> dict[str, f
         "coverage": coverage(x, case.truth),
         "lost": 1 - len(x) / members,
     }
+
+
+def above_floor(
+    records: Sequence[dict[str, Any]],
+    names: Sequence[str],
+    floor: Callable[[dict[str, Any]], bool] = lambda record: record["method"] == FILTER,
+) -> list[dict[str, Any]]:
+    """Returns records with their W1 less the floor's, as "above".
+
+    Arguments:
+        records: Records of :func:`measure`.
+        names: The fields in which a record and its floor agree, such as the truth.
+        floor: Says whether a record is a floor, which itself gets no difference.
+    """
+
+    def key(record: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(record[name] for name in names)
+
+    floors = {key(record): record["w1"] for record in records if floor(record)}
+    return [
+        record
+        if floor(record) or "error" in record
+        else record | {"above": record["w1"] - floors[key(record)]}
+        for record in records
+    ]
 
 
 def total_log_likelihood(observation: Any, x: Tensor) -> Tensor:

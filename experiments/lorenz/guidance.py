@@ -1,6 +1,6 @@
 r"""The paper's fourth claim: guidance that knows how sure it is needs no tuning.
 
-    python -m experiments.lorenz.guidance --quick --out runs/lorenz
+    python -m experiments.lorenz.guidance --full --out runs/guidance
 
 The first coordinate of a truth of 65 states is observed at every 8th state, with several levels of
 noise. One prior is guided by
@@ -10,8 +10,9 @@ noise. One prior is guided by
     MMPS        the network's own Jacobian, by so many iterations (Rozet et al., 2024)
     DPS         a strength zeta, the norm being each sample's (Chung et al., 2023)
 
-over a range of their strength, with corrections and, as DPS was published, without. Each posterior
-is set beside a particle filter's, whose second run is the floor. A guidance is stable where the
+over a range of their strength, with corrections and, as DPS was published, without, and with and
+without a bound of the denoised trajectory (`clip`), as the presets have. Each posterior is set
+beside a particle filter's, whose second run is the floor. A guidance is stable where the
 energy distance stays small over strengths and levels of noise alike.
 
 References:
@@ -46,7 +47,7 @@ GAMMA, SPECTRAL, MMPS, DPS = "Gamma", "spectral", "MMPS", "DPS"
 @dataclass(frozen=True)
 class Profile:
     """What is run: every strength of every method at every level of noise, with corrections, and
-    of some methods also without."""
+    of some methods also without, and with and without a bound of what is denoised."""
 
     truths: int
     members: int
@@ -56,9 +57,10 @@ class Profile:
     stds: Sequence[float]
     strengths: dict[str, Sequence[float]] = field(default_factory=dict)
     uncorrected: Sequence[str] = (GAMMA, DPS)
+    clips: Sequence[float | None] = (None,)
 
 
-QUICK = Profile(
+FULL = Profile(
     truths=1,
     members=32,
     steps=64,
@@ -71,20 +73,13 @@ QUICK = Profile(
         MMPS: (3,),
         DPS: (0.1, 0.3, 1.0, 3.0, 10.0),
     },
+    clips=(None, 5.0),
 )
-FULL = Profile(
-    truths=4,
-    members=256,
-    steps=256,
-    corrections=4,
-    tau=0.5,
-    stds=(0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
-    strengths={
-        GAMMA: (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0),
-        SPECTRAL: (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
-        MMPS: (1, 2, 3, 5, 9),
-        DPS: (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
-    },
+QUICK = replace(
+    FULL,
+    members=8,
+    stds=(0.1,),
+    strengths={GAMMA: (1e-2, 1e-1), SPECTRAL: (1e-2,), MMPS: (3,), DPS: (0.1, 1.0)},
 )
 
 
@@ -100,6 +95,7 @@ class Cell:
     steps: int = 0
     C: int = 0
     tau: float = 0.0
+    clip: float | None = None
 
 
 def cells(profile: Profile) -> Iterator[Cell]:
@@ -108,13 +104,14 @@ def cells(profile: Profile) -> Iterator[Cell]:
     for truth in range(profile.truths):
         for std in profile.stds:
             yield Cell(std, truth, profile.members, FILTER)
-        for method, strengths in profile.strengths.items():
-            for strength in strengths:
-                for std in profile.stds:
-                    cell = Cell(std, truth, profile.members, method, strength, *sampler)
-                    yield cell
-                    if method in profile.uncorrected:
-                        yield replace(cell, C=0, tau=0.0)
+        for clip in profile.clips:
+            for method, strengths in profile.strengths.items():
+                for strength in strengths:
+                    for std in profile.stds:
+                        cell = Cell(std, truth, profile.members, method, strength, *sampler, clip)
+                        yield cell
+                        if method in profile.uncorrected:
+                            yield replace(cell, C=0, tau=0.0)
 
 
 @cache
@@ -143,7 +140,9 @@ def evaluate(cell: Cell, device: str = "cpu") -> Record:
     if cell.method == FILTER:
         x = cases.filtered(case.observation, 2, cell.truth, cell.members)
     else:
-        x = cases.sampled(guide(cell, case, cases.load(device=device)), cell)
+        guided = guide(cell, case, cases.load(device=device))
+        options = cases.even(cell) | {"clip": cell.clip}
+        x = cases.draw(guided, cell.members, seed=cell.truth, **options)
 
     record: Record = cases.measure(x, case)
     # 1 where the residuals are as large as the noise
@@ -159,47 +158,55 @@ def tables(rows: Sequence[Record]) -> str:
     """Writes energy distance, residual and lost members by strength and noise."""
     stds = list(dict.fromkeys(row["std"] for row in rows))
     lines = []
-    for (method, C, strength), group in study.group(rows, ("method", "C", "strength")).items():
-        line: list[Any] = [method, *((C, f"{strength:g}") if method != FILTER else ("", ""))]
+    names = ("method", "C", "clip", "strength")
+    for (method, C, clip, strength), group in study.group(rows, names).items():
+        bound = "" if clip is None else f"{clip:g}"
+        settings = ("", "", "") if method == FILTER else (C, bound, f"{strength:g}")
+        line: list[Any] = [method, *settings]
         for name in ("energy", "w1", "residual"):
             line += ["diverged" if r[name] is None else number(r[name]) for r in group]
         line.append(percent(max((1.0 if r["lost"] is None else r["lost"]) for r in group)))
         lines.append(line)
 
-    head = ["", "C", "strength"]
+    head = ["", "C", "clip", "strength"]
     for name in ("energy", "W1", "residual"):
         head += [f"{name}, std {std:g}" for std in stds]
     return study.table([*head, "lost, at most"], lines)
 
 
 def draw_figure(rows: Sequence[Record]) -> Any:
-    """Draws the energy distance against the strength, for each level of noise."""
+    """Draws the energy distance against the strength, for each level of noise, without a bound
+    of what is denoised and with it."""
     stds = list(dict.fromkeys(row["std"] for row in rows))
+    clips = list(dict.fromkeys(row["clip"] for row in rows if row["method"] != FILTER))
     methods = (GAMMA, SPECTRAL, MMPS, DPS)
-    figure, axes = study.panels(1, len(stds), width=3.6, height=3.0, sharey=True)
+    figure, axes = study.panels(len(clips), len(stds), width=3.6, sharex=True, sharey=True)
 
-    for panel, std in zip(axes[0], stds, strict=True):
+    for column, std in zip(axes.T, stds, strict=True):
         here = [row for row in rows if row["std"] == std]
         floor = next(row["energy"] for row in here if row["method"] == FILTER)
-        panel.axhline(max(floor, 0.05), color="black", lw=1, label="floor, at least 0.05")
-        for (method, C), points in study.group(here, ("method", "C")).items():
-            if method == FILTER:
-                continue
-            colour = study.COLOURS[methods.index(method)]
-            good = [row for row in points if row["energy"] is not None]
-            panel.plot(
-                [row["strength"] for row in good],
-                [max(row["energy"], 0.05) for row in good],
-                "o-" if C else "s:",
-                color=colour,
-                ms=4,
-                label=method if C else f"{method}, C = 0",
-            )
-            for row in points:
-                if row["energy"] is None:
-                    panel.plot(row["strength"], 200, "x", color=colour)
-        panel.set(xscale="log", yscale="log", xlabel="strength", title=f"std {std:g}")
-    axes[0, 0].set_ylabel("energy distance (× diverged)")
+        for panel, clip in zip(column, clips, strict=True):
+            panel.axhline(max(floor, 0.05), color="black", lw=1, label="floor, at least 0.05")
+            mine = [row for row in here if row["clip"] == clip and row["method"] != FILTER]
+            for (method, C), points in study.group(mine, ("method", "C")).items():
+                colour = study.COLOURS[methods.index(method)]
+                good = [row for row in points if row["energy"] is not None]
+                panel.plot(
+                    [row["strength"] for row in good],
+                    [max(row["energy"], 0.05) for row in good],
+                    "o-" if C else "s:",
+                    color=colour,
+                    ms=4,
+                    label=method if C else f"{method}, C = 0",
+                )
+                for row in points:
+                    if row["energy"] is None:
+                        panel.plot(row["strength"], 200, "x", color=colour)
+            panel.set(xscale="log", yscale="log")
+            panel.set_title(f"std {std:g}, {'no clip' if clip is None else f'clip = {clip:g}'}")
+        column[-1].set_xlabel("strength")
+    for panel in axes[:, 0]:
+        panel.set_ylabel("energy distance (× diverged)")
     axes[0, 0].legend(fontsize="x-small", frameon=False)
 
     return figure
@@ -210,10 +217,10 @@ def run(out: Path, profile: Profile, device: str = "cpu") -> str:
     records = study.evaluate_all(
         out / "guidance.jsonl", list(cells(profile)), partial(evaluate, device=device)
     )
-    rows = study.average(records, ("std", "method", "C", "strength"), METRICS)
+    rows = study.average(records, ("std", "method", "C", "clip", "strength"), METRICS)
     rows.sort(key=lambda row: (row["method"] != FILTER, -row["C"]))
     return study.write(out, "guidance", tables(rows), draw_figure(rows))
 
 
 if __name__ == "__main__":
-    study.command(__doc__.splitlines()[0], run, QUICK, FULL, "runs/lorenz")
+    study.command(__doc__.splitlines()[0], run, QUICK, FULL, "runs/guidance")

@@ -1,21 +1,27 @@
 r"""The paper's second result: posteriors of several modes, and what each weighs.
 
-    python -m experiments.lorenz.modes --quick --out runs/lorenz
+    python -m experiments.lorenz.modes --full --out runs/modes
 
 The Lorenz system and its noise are symmetric under (a, b, c) -> (-a, -b, c), so that observations
-which cannot tell a state from its mirror image leave the lobe open. A truth of 65 states is
-observed at every 8th state, with a standard deviation of 0.05 in standardised units:
+which cannot tell a state from its mirror image leave the lobe open. Truths of 65 states are
+observed with these functions of the standardised state:
 
-    |a|           the first coordinate without its sign
-    c             the third coordinate alone
+    c, every 4th  the third coordinate at every 4th state, with a standard deviation of 0.1, as in
+                  the paper's figure
+    |a|           the first coordinate without its sign, at every 8th state, 0.05
+    c             the third coordinate alone, at every 8th state, 0.05
     c, a once     the same, and the sign of a hinted at: a at state 32, with a deviation of 1
 
-A mode is the sequence of lobes, the signs of a at the observed states. What it weighs is counted in
+A mode is the sequence of lobes, the signs of a at every 8th state. What it weighs is counted in
 independent runs of a particle filter of 16384 particles, whose scatter gives the error, and among
-the members of the posterior, with its binomial error. In the first two settings each mode must
-weigh what its mirror image does. The total variation distance between both counts is to be read
-beside that of as many draws from the filter's. Missed is the filter's weight of modes without a
-member, invented that of members in modes without a particle.
+the members of the posterior, with its binomial error. Without the hint each mode must weigh what
+its mirror image does. The total variation distance between both counts is to be read beside that of
+as many draws from the filter's. Missed is the filter's weight of modes without a member, invented
+that of members in modes without a particle. "Of known modes" leaves those members out.
+
+Truths are chosen by the filter alone: number 8 is the first whose posterior has two modes and no
+more, number 7 the first after number 0 in which two modes have most of the weight and their
+neighbours the rest; number 0 has eight.
 
 References:
     | Score-based Data Assimilation (Rozet & Louppe, 2023), section 4.1
@@ -34,15 +40,17 @@ import torch
 from torch import Tensor
 
 from sda_fast import GaussianScore
-from sda_fast.evaluation import Observation
+from sda_fast.evaluation import Observation, log_prior
 
 from .. import study
 from ..study import Record, number, percent
-from . import cases
+from . import cases, trajectory_network
 from .cases import FILTER, JUNCTION
+from .trajectory_network import GLOBAL
 from .weights import binomial, summarise
 
-EVERY, STD, HINT = 8, 0.05, (32, 1.0)  # the hint's state and standard deviation
+LOBES = 8  # the lobe is that of every 8th state
+HINT = 32, 1.0  # the state at which a is seen, and the standard deviation
 DRAWN = 4096  # trajectories of a filter's run
 
 
@@ -61,10 +69,20 @@ def third_and_first(x: Tensor) -> Tensor:
     return x[..., [2, 0]]
 
 
-SETTINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "|a|": magnitude,
-    "c": third,
-    "c, a once": third_and_first,
+@dataclass(frozen=True)
+class Setting:
+    """What is observed, every how many states, and the standard deviation of its noise."""
+
+    of: Callable[[Tensor], Tensor]
+    every: int = 8
+    std: float = 0.05
+
+
+SETTINGS = {
+    "c, every 4th": Setting(third, every=4, std=0.1),
+    "|a|": Setting(magnitude),
+    "c": Setting(third),
+    "c, a once": Setting(third_and_first),
 }
 
 
@@ -72,16 +90,26 @@ SETTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 class Profile:
     """What is run."""
 
-    truths: Sequence[int]
+    posteriors: Sequence[tuple[str, int]]  # settings and truths
     runs: int
-    samplers: Sequence[tuple[int, int, int, float]]  # members, steps, C and tau
+    members: int
+    samplers: Sequence[tuple[str, str]]  # priors and recipes
+    iterations: int  # of the training of the network over whole trajectories
 
 
-QUICK = Profile(truths=(0,), runs=8, samplers=((128, 64, 4, 0.5),))
 FULL = Profile(
-    truths=(0, 1, 2, 3),
-    runs=32,
-    samplers=((1024, 64, 4, 0.5), (1024, 256, 4, 0.5), (1024, 256, 16, 0.5)),
+    posteriors=(("c, every 4th", 8), ("c, every 4th", 7), ("|a|", 0), ("c", 0), ("c, a once", 0)),
+    runs=8,
+    members=128,
+    samplers=((JUNCTION, "fast"), (JUNCTION, "accurate"), (GLOBAL, "fast")),
+    iterations=6000,
+)
+QUICK = Profile(
+    posteriors=(("c, every 4th", 8), ("|a|", 0)),
+    runs=2,
+    members=32,
+    samplers=((JUNCTION, "fast"),),
+    iterations=0,
 )
 
 
@@ -94,34 +122,33 @@ class Cell:
     method: str
     run: int
     members: int
-    steps: int = 0
-    C: int = 0
-    tau: float = 0.0
+    recipe: str | None = None
+    iterations: int | None = None
 
 
 def cells(profile: Profile) -> Iterator[Cell]:
     """Lists a profile's cells."""
-    for truth in profile.truths:
-        for setting in SETTINGS:
-            for run in range(profile.runs):
-                yield Cell(setting, truth, FILTER, run, DRAWN)
-            for sampler in profile.samplers:
-                yield Cell(setting, truth, JUNCTION, 0, *sampler)
+    for setting, truth in profile.posteriors:
+        for run in range(profile.runs):
+            yield Cell(setting, truth, FILTER, run, DRAWN)
+        for method, recipe in profile.samplers:
+            trained = profile.iterations if method == GLOBAL else None
+            yield Cell(setting, truth, method, 0, profile.members, recipe, trained)
 
 
 @cache
 def make_case(setting: str, seed: int) -> tuple[Tensor, Observation]:
     """Simulates and observes a truth (L, 3)."""
-    A = SETTINGS[setting]
+    chosen = SETTINGS[setting]
     truth, generator = cases.simulate(seed)
 
     def state(x: Tensor) -> Tensor:
-        return A(cases.chain.preprocess(x))
+        return chosen.of(cases.chain.preprocess(x))
 
     exact = state(truth)
-    std = torch.full(exact.shape[-1:], STD)
+    std = torch.full(exact.shape[-1:], chosen.std)
     seen = torch.zeros(exact.shape, dtype=torch.bool)
-    seen[::EVERY, 0] = True
+    seen[:: chosen.every, 0] = True
     if len(std) > 1:
         at, std[1] = HINT
         seen[at, 1] = True
@@ -130,31 +157,46 @@ def make_case(setting: str, seed: int) -> tuple[Tensor, Observation]:
     return truth, Observation(torch.where(seen, y, math.nan), state, std)
 
 
-def draw(cell: Cell, observation: Observation, device: str) -> Tensor:
+def draw(cell: Cell, observation: Observation, folder: Path, device: str) -> Tensor:
     """Draws physical posterior trajectories (N, L, 3)."""
-    if cell.method == FILTER:
+    if cell.recipe is None:
         return cases.filtered(observation, 10 + cell.run, cell.truth, cell.members)
 
-    prior, A = cases.load(cell.method, device), SETTINGS[cell.setting]
-    y, std = observation.y[::EVERY].to(device), torch.as_tensor(observation.std)[0].float()
-    guided = GaussianScore(y, lambda x: A(x[..., ::EVERY, :]), std, prior, gamma=cases.GAMMA)
-    return cases.sampled(guided, cell)
+    if cell.iterations is None:
+        prior = cases.load(cell.method, device)
+    else:
+        prior = trajectory_network.load(folder, cell.iterations, device)
+    setting = SETTINGS[cell.setting]
+    y, std = observation.y[:: setting.every], torch.as_tensor(observation.std)[0].float()
+
+    def A(x: Tensor) -> Tensor:
+        return setting.of(x[..., :: setting.every, :])
+
+    guided = GaussianScore(y.to(device), A, std, prior, gamma=cases.GAMMA)
+    options = cases.RECIPES[cell.recipe].options
+    return cases.draw(guided, cell.members, seed=cell.truth, **options)
 
 
 def pattern(x: Tensor) -> list[str]:
     """Returns the sequences of lobes of trajectories (N, L, 3)."""
-    return ["".join("+" if a > 0 else "-" for a in row) for row in x[:, ::EVERY, 0].tolist()]
+    return ["".join("+" if a > 0 else "-" for a in row) for row in x[:, ::LOBES, 0].tolist()]
 
 
-def evaluate(cell: Cell, device: str = "cpu") -> Record:
-    """Counts the modes, and keeps a few trajectories of a for the figure."""
+def evaluate(cell: Cell, folder: Path, device: str = "cpu") -> Record:
+    """Counts the modes, and keeps a few trajectories of a for the figure. Of each mode the mean log
+    prior of its members is kept, too."""
     truth, observation = make_case(cell.setting, cell.truth)
-    x = draw(cell, observation, device)
+    x = draw(cell, observation, folder, device)
     good = cases.kept(x)
+    logs: dict[str, list[float]] = {}
+    each = (cases.LENGTH - 1) * log_prior(cases.chain, good.double())
+    for mode, log in zip(pattern(good), each.tolist(), strict=True):
+        logs.setdefault(mode, []).append(log)
     shown = good[:40, :, 0] if cell.run == 0 else good[:0, :, 0]
 
     return {
         "counts": dict(Counter(pattern(good)).most_common()),
+        "log_priors": {mode: sum(values) / len(values) for mode, values in logs.items()},
         "lost": 1 - len(good) / len(x),
         "of_truth": pattern(truth[None])[0],
         "shown": [[round(a, 2) for a in row] for row in shown.tolist()],
@@ -168,24 +210,26 @@ def tables(summaries: Sequence[Record], least: float = 0.03) -> str:
     for s in summaries:
         name = (f"`{s['setting']}`, truth {s['truth']}", s["sampler"])
         if "error" in s:
-            rows.append((*name, *["diverged"] * 8))
+            rows.append((*name, *["diverged"] * 9))
             continue
         p, q = s["positive"]
         rows.append(
             (
                 *name,
                 sum(w >= 0.01 for w in s["p"]),
-                number(s["tv"]),
-                f"{number(s['floor'][0])} ({number(s['floor'][1])})",
                 percent(s["missed"]),
                 percent(s["invented"]),
+                " / ".join(number(x) for x in s["log_prior"]),
+                f"{number(s['tv'])} ({number(s['floor'])})",
+                f"{number(s['known_tv'])} ({number(s['known_floor'])})",
                 f"{p:.2f} ± {s['positive_error']:.2f}",
                 f"{q:.2f} ± {binomial(q, s['members']):.2f}",
                 percent(s["lost"]),
             )
         )
-    head = ["", "sampler", "modes over 1 %", "total variation", "floor, median (95 %)", "missed"]
-    head += ["invented", "p(a > 0) in the middle, filter", "ours", "lost"]
+    head = ["", "sampler", "modes over 1 %", "missed", "invented", "log prior, known / invented"]
+    head += ["total variation (floor)", "of known modes (floor)"]
+    head += ["p(a > 0) in the middle, filter", "ours", "lost"]
 
     good = [s for s in summaries if "error" not in s]
     samplers = list(dict.fromkeys(s["sampler"] for s in good))
@@ -215,12 +259,12 @@ def draw_figure(summaries: Sequence[Record], most: int = 14) -> Any:
     good = [s for s in summaries if "error" not in s]
     if not good:
         return None
-    shown = (good[-1]["truth"], good[-1]["sampler"])
-    chosen = [s for s in good if (s["truth"], s["sampler"]) == shown]
+    shown = good[0]["sampler"]
+    chosen = [s for s in good if s["sampler"] == shown]
     figure, axes = study.panels(3, len(chosen), width=4.0, height=2.3)
 
     for column, s in zip(axes.T, chosen, strict=True):
-        column[0].set_title(s["setting"], fontsize="medium")
+        column[0].set_title(f"{s['setting']}, truth {s['truth']}", fontsize="medium")
         for panel, lines, colour in (
             (column[0], s["filter"], study.GREY),
             (column[1], s["ours"], study.BLUE),
@@ -237,7 +281,7 @@ def draw_figure(summaries: Sequence[Record], most: int = 14) -> Any:
         column[2].bar(at + 0.2, q, 0.38, yerr=errors, color=study.BLUE, label="ours")
         column[2].set_xticks(at, s["modes"][:count], rotation=60, fontsize=5)
     for panel, label in zip(
-        axes[:, 0], ("a, particle filter", f"a, ours, {shown[1]}", "weight"), strict=True
+        axes[:, 0], ("a, particle filter", f"a, ours, {shown}", "weight"), strict=True
     ):
         panel.set_ylabel(label)
     axes[2, 0].legend(fontsize="x-small", frameon=False)
@@ -248,11 +292,13 @@ def draw_figure(summaries: Sequence[Record], most: int = 14) -> Any:
 def run(out: Path, profile: Profile, device: str = "cpu") -> str:
     """Evaluates what the folder does not hold yet, writes tables and figure, returns the tables."""
     records = study.evaluate_all(
-        out / "modes.jsonl", list(cells(profile)), partial(evaluate, device=device)
+        out / "modes.jsonl",
+        list(cells(profile)),
+        partial(evaluate, folder=out / "priors", device=device),
     )
-    summaries = summarise(records, HINT[0] // EVERY)
+    summaries = summarise(records, HINT[0] // LOBES)
     return study.write(out, "modes", tables(summaries), draw_figure(summaries))
 
 
 if __name__ == "__main__":
-    study.command(__doc__.splitlines()[0], run, QUICK, FULL, "runs/lorenz")
+    study.command(__doc__.splitlines()[0], run, QUICK, FULL, "runs/modes")

@@ -1,7 +1,7 @@
 """What the modes of a posterior weigh, among a filter's particles and among members."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -25,8 +25,8 @@ def summarise(records: Sequence[Record], at: int) -> list[Record]:
 
 
 def label(record: Record) -> str:
-    """Names a sampler by its steps and corrections."""
-    return f"{record['steps']} × {record['C']}"
+    """Names a sampler by its prior and recipe."""
+    return f"{record['method']}, {record['recipe']}"
 
 
 def compare(filters: Sequence[Record], ours: Record, at: int) -> Record:
@@ -42,11 +42,9 @@ def compare(filters: Sequence[Record], ours: Record, at: int) -> Record:
     q = torch.tensor([sampled.get(mode, 0.0) for mode in modes])
     positive = torch.tensor([mode[at] == "+" for mode in modes])
 
-    # the distance that n independent draws from the filter's law have from it
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.multinomial(p, 1000 * n, True, generator=generator).reshape(1000, n)
-    share = torch.stack([(drawn == i).float().mean(dim=1) for i in range(len(modes))], dim=1)
-    floors = (share - p).abs().sum(dim=1) / 2
+    known = p > 0
+    inside = round(n * float(q[known].sum()))
+    among = q[known] / q[known].sum() if inside else q[known]
 
     order = p.argsort(descending=True, stable=True).tolist()
     return {
@@ -57,8 +55,16 @@ def compare(filters: Sequence[Record], ours: Record, at: int) -> Record:
         "p": p[order].tolist(),
         "errors": errors[order].tolist(),
         "q": q[order].tolist(),
+        "log_prior": [
+            mean_log_prior(
+                ours, [m for m, k in zip(modes, known.tolist(), strict=True) if k == which]
+            )
+            for which in (True, False)
+        ],
         "tv": float((p - q).abs().sum() / 2),
-        "floor": [float(x) for x in floors.quantile(torch.tensor([0.5, 0.95]))],
+        "floor": floor(p, n),
+        "known_tv": float((p[known] - among).abs().sum() / 2),
+        "known_floor": floor(p, inside),
         "missed": float(p[q == 0].sum()),
         "invented": float(q[p == 0].sum()),
         "positive": (float(p[positive].sum()), float(q[positive].sum())),
@@ -67,6 +73,23 @@ def compare(filters: Sequence[Record], ours: Record, at: int) -> Record:
         "ours": ours["shown"],
         "truth_a": ours["truth_a"],
     }
+
+
+def mean_log_prior(record: Record, modes: Iterable[str]) -> float | None:
+    """Returns the mean log prior of the members that are in some modes, or None of none."""
+    counts = {mode: record["counts"][mode] for mode in modes if mode in record["counts"]}
+    total = sum(record["log_priors"][mode] * n for mode, n in counts.items())
+    return total / sum(counts.values()) if counts else None
+
+
+def floor(p: torch.Tensor, n: int, draws: int = 1000) -> float | None:
+    """Returns the median total variation distance from p of n independent draws of it."""
+    if n == 0:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(p, draws * n, True, generator=generator).reshape(draws, n)
+    share = torch.stack([(drawn == i).float().mean(dim=1) for i in range(len(p))], dim=1)
+    return float(((share - p).abs().sum(dim=1) / 2).median())
 
 
 def weights(counts: dict[str, int]) -> dict[str, float]:
