@@ -33,8 +33,9 @@ LENGTH, GAMMA, PARTICLES, SPIN_UP = 65, 3e-2, 16384, 1024
 # The ensemble Kalman smoother has so many members at least: with few it is worse, not just noisier.
 SMOOTHED = 64
 
-# A member with a standardised element beyond this is lost: one of them would be all of a mean.
-LOST = 10.0
+# A member with a standardised element beyond this is lost: one of them would be all of a mean. The
+# attractor ends near 3, and members that a clip of 5 holds lie at 5.
+LOST = 4.0
 
 JUNCTION = "junction, w = 9"
 PRIORS: dict[str, tuple[str, str | Composition]] = {

@@ -16,7 +16,7 @@ would score, and an ensemble Kalman smoother a peer. The priors are
     log likelihood   E log p(y | x)
     W1, energy       distances to the particle filter's trajectories, in physical units
     above the floor  W1 less the floor's of the same truth, and the standard error over truths
-    lost             members that left the attractor by 10 standard deviations, not scored
+    lost             members that left the attractor, beyond 4 standard deviations, not scored
 
 Each cell's numbers are kept in `posterior.jsonl` as soon as they are known, and a run that is
 repeated with the same folder goes on where it ended. At the end `posterior.md` holds the means over
@@ -101,14 +101,13 @@ class Cell:
 
 
 def cells(profile: Profile) -> Iterator[Cell]:
-    """Lists a profile's cells, cheap ones first."""
+    """Lists a profile's cells, truth by truth, cheap ones first."""
     for truth in range(profile.truths):
         for setting in SETTINGS:
             for method in (FILTER, SMOOTHER):
                 yield Cell(setting, truth, profile.members, method)
-    for C in profile.corrections:
-        sampler = (profile.steps, C, profile.tau if C else 0.0)
-        for truth in range(profile.truths):
+        for C in profile.corrections:
+            sampler = (profile.steps, C, profile.tau if C else 0.0)
             for setting in SETTINGS:
                 for method in profile.methods:
                     trained = profile.iterations if method == GLOBAL else None
