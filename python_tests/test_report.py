@@ -30,24 +30,56 @@ def test_replace_block():
             report.replace_block(bad, "x", "new")
 
 
-def test_report(tmp_path, monkeypatch):
+@pytest.fixture
+def one_study(monkeypatch):
+    """A report of one study, which says what it was asked."""
+
     def run(out, profile, device):
         figure, _ = study.panels(1, 1)
+        out.mkdir(parents=True, exist_ok=True)
         return study.write(out, "x", f"{profile} on {device}", figure)
 
     module = SimpleNamespace(run=run, QUICK="quick", FULL="full", __doc__="What it is.\n\nMore.")
     monkeypatch.setattr(report, "STUDIES", {"x": "some.module"})
     monkeypatch.setattr(report, "import_module", {"some.module": module}.get)
+
+
+def test_report(tmp_path, one_study):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- begin x --><!-- end x -->\nafter\n")
-    (tmp_path / "runs" / "x").mkdir(parents=True)
-
     report.report(tmp_path / "runs", page, ["x"], full=False)
     text = page.read_text()
     assert "\nquick on cpu\n\n![What it is.](figures/x.png)\n" in text
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert (tmp_path / "figures" / "x.png").stat().st_size > 0
+
+
+def test_only_full_writes_into_the_page_of_docs(tmp_path, one_study, monkeypatch):
+    page = tmp_path / "docs" / "evaluation.md"
+    page.parent.mkdir()
+    page.write_text("<!-- begin x -->\n<!-- end x -->")
+    monkeypatch.setattr(report, "PAGE", page)
+    monkeypatch.chdir(tmp_path)
+
+    monkeypatch.setattr("sys.argv", ["report", "--quick"])
+    report.main()
+    assert "on cpu" not in page.read_text()
+    text = (tmp_path / "runs" / "quick" / "evaluation.md").read_text()
+    assert "## What it is.\n" in text
+    assert "\nquick on cpu\n\n![What it is.](figures/x.png)\n" in text
+    assert (tmp_path / "runs" / "quick" / "figures" / "x.png").exists()
+
+    monkeypatch.setattr("sys.argv", ["report", "--full"])
+    report.main()
+    assert "\nfull on cpu\n" in page.read_text()
+    assert (tmp_path / "runs" / "x" / "x.png").exists()
+
+
+def test_blank_page_has_a_place_for_every_study():
+    page = report.blank_page()
+    for name in report.STUDIES:
+        assert report.replace_block(page, name, "found") != page
 
 
 def test_exponent():

@@ -9,8 +9,8 @@ observed with these functions of the standardised state:
     c, every 4th  the third coordinate at every 4th state, with a standard deviation of 0.1, as in
                   the paper's figure
     |a|           the first coordinate without its sign, at every 8th state, 0.05
-    c             the third coordinate alone, at every 8th state, 0.05
-    c, a once     the same, and the sign of a hinted at: a at state 32, with a deviation of 1
+    c, a once     the third coordinate at every 8th state, 0.05, and the sign of a hinted at: a at
+                  state 32, with a deviation of 1
 
 A mode is the sequence of lobes, the signs of a at every 8th state. What it weighs is counted in
 independent runs of a particle filter of 16384 particles, whose scatter gives the error, and among
@@ -20,8 +20,7 @@ as many draws from the filter's. Missed is the filter's weight of modes without 
 that of members in modes without a particle. "Of known modes" leaves those members out.
 
 Truths are chosen by the filter alone: number 8 is the first whose posterior has two modes and no
-more, number 7 the first after number 0 in which two modes have most of the weight and their
-neighbours the rest; number 0 has eight.
+more, number 0 has eight.
 
 References:
     | Score-based Data Assimilation (Rozet & Louppe, 2023), section 4.1
@@ -81,7 +80,6 @@ class Setting:
 SETTINGS = {
     "c, every 4th": Setting(third, every=4, std=0.1),
     "|a|": Setting(magnitude),
-    "c": Setting(third),
     "c, a once": Setting(third_and_first),
 }
 
@@ -98,7 +96,7 @@ class Profile:
 
 
 FULL = Profile(
-    posteriors=(("c, every 4th", 8), ("c, every 4th", 7), ("|a|", 0), ("c", 0), ("c, a once", 0)),
+    posteriors=(("c, every 4th", 8), ("|a|", 0), ("c, a once", 0)),
     runs=8,
     members=128,
     samplers=((JUNCTION, "fast"), (JUNCTION, "accurate"), (GLOBAL, "fast")),
@@ -255,11 +253,13 @@ def tables(summaries: Sequence[Record], least: float = 0.03) -> str:
 
 
 def draw_figure(summaries: Sequence[Record], most: int = 14) -> Any:
-    """Draws trajectories of a, the filter's and ours, and the weights of the modes."""
+    """Draws trajectories of a, the filter's and ours, and the weights of the modes, by the sampler
+    whose weights are nearest to the filter's."""
     good = [s for s in summaries if "error" not in s]
     if not good:
         return None
-    shown = good[0]["sampler"]
+    samplers = study.group(good, ("sampler",))
+    (shown,) = min(samplers, key=lambda name: study.mean(samplers[name], "tv") or 0.0)
     chosen = [s for s in good if s["sampler"] == shown]
     figure, axes = study.panels(3, len(chosen), width=4.0, height=2.3)
 

@@ -66,8 +66,8 @@ class Profile:
 
 
 FULL = Profile(
-    truths=4,
-    members=16,
+    truths=3,
+    members=8,
     steps=32,
     corrections=(0, 1, 2, 4, 8, 16),
     tau=0.5,

@@ -205,7 +205,8 @@ def tables(records: list[Record]) -> str:
 
 
 def draw_figure(records: list[Record]) -> Any:
-    """Draws the energy distance and the RMSE by noise and assumption."""
+    """Draws the energy distance and the RMSE by noise and assumption, with a cross where the mean
+    is without truths that diverged."""
     figure, axes = study.panels(2, len(NOISES), width=3.6, height=2.6, sharey="row")
     for column, (noise, (_, assumptions)) in zip(axes.T, NOISES.items(), strict=True):
         column[0].set_title(f"{noise} noise", fontsize="medium")
@@ -219,6 +220,8 @@ def draw_figure(records: list[Record]) -> Any:
                     value = study.mean(group, metric)
                     label = method if i == 0 else None
                     panel.bar(i + shift, value or 0.0, 0.38, color=colour, label=label)
+                    if any("error" in record for record in group):
+                        panel.plot(i + shift, 1.3 * (value or 0.0), "x", color=study.RED)
             panel.set_yscale("symlog", linthresh=1)
             panel.set_xticks(range(len(assumptions)), assumptions, rotation=20, fontsize="x-small")
     for panel, label in zip(axes[:, 0], ("energy distance", "RMSE"), strict=True):
