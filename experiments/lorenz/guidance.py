@@ -10,8 +10,8 @@ noise. One prior is guided by
     MMPS        the network's own Jacobian, by so many iterations (Rozet et al., 2024)
     DPS         a strength zeta, the norm being each sample's (Chung et al., 2023)
 
-over a range of their strength, with corrections; Gamma and DPS also without, as DPS was published,
-and with a bound of the denoised trajectory (`clip`), as the presets have. Each posterior is set
+over a range of their strength, with corrections and, as DPS was published, without; all with and
+without a bound of the denoised trajectory (`clip`), as the presets have. Each posterior is set
 beside a particle filter's, whose second run is the floor. A guidance is stable where the
 energy distance stays small over strengths and levels of noise alike.
 
@@ -46,8 +46,8 @@ GAMMA, SPECTRAL, MMPS, DPS = "Gamma", "spectral", "MMPS", "DPS"
 
 @dataclass(frozen=True)
 class Profile:
-    """What is run: every strength of every method at every level of noise, with corrections; some
-    methods also without, and with a bound of what is denoised."""
+    """What is run: every strength of every method at every level of noise, with corrections, and
+    of some methods also without, with and without a bound of what is denoised."""
 
     truths: int
     members: int
@@ -57,8 +57,7 @@ class Profile:
     stds: Sequence[float]
     strengths: dict[str, Sequence[float]] = field(default_factory=dict)
     uncorrected: Sequence[str] = (GAMMA, DPS)
-    clip: float = 5.0
-    clipped: Sequence[str] = (GAMMA, DPS)
+    clips: Sequence[float | None] = (None, 5.0)
 
 
 FULL = Profile(
@@ -105,7 +104,7 @@ def cells(profile: Profile) -> Iterator[Cell]:
         for std in profile.stds:
             yield Cell(std, truth, profile.members, FILTER)
         for method, strengths in profile.strengths.items():
-            for clip in (None, profile.clip) if method in profile.clipped else (None,):
+            for clip in profile.clips:
                 for strength in strengths:
                     for std in profile.stds:
                         cell = Cell(std, truth, profile.members, method, strength, *sampler, clip)
