@@ -61,7 +61,8 @@ def evaluate_all(
         atomic_write(log, "".join(f"{line}\n" for line in lines).encode())
         print(f"{i}/{len(cells)} {lines[-1][:400]}", flush=True)
 
-    return [done[key(asdict(cell))] for cell in cells]
+    # a record may be older than a field that is None, as its cell says
+    return [asdict(cell) | done[key(asdict(cell))] for cell in cells]
 
 
 def group(records: Sequence[Record], names: Sequence[str]) -> dict[tuple[Any, ...], list[Record]]:

@@ -71,14 +71,14 @@ FULL = Profile(
         GAMMA: (1e-3, 1e-2, 3e-2, 1e-1, 1.0),
         SPECTRAL: (1e-3, 1e-2),
         MMPS: (3,),
-        DPS: (0.1, 0.3, 1.0, 3.0, 10.0),
+        DPS: (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
     },
 )
 QUICK = replace(
     FULL,
     members=8,
     stds=(0.1,),
-    strengths={GAMMA: (1e-2, 1e-1), SPECTRAL: (1e-2,), MMPS: (3,), DPS: (0.1, 1.0)},
+    strengths={GAMMA: (1e-2, 1e-1), SPECTRAL: (1e-2,), MMPS: (3,), DPS: (1.0, 10.0)},
 )
 
 

@@ -228,7 +228,8 @@ def draw_figure(records: Sequence[Record], rows: Sequence[Record]) -> Any:
         x = [value + shift for value in x]
         last.errorbar(x, y, std, fmt="o", color=colour, ms=4, lw=1, label=method)
     last.axline((28, 28), slope=1, color="black", lw=0.8)
-    last.set(xlabel="rho", title="posterior of rho")
+    last.set_xlabel("rho")
+    last.set_title("posterior of rho", fontsize="medium")
     for panel in (axes[0, 0], axes[0, -1]):
         panel.legend(fontsize="x-small", frameon=False)
 
