@@ -66,7 +66,7 @@ class Profile:
 
 
 FULL = Profile(
-    truths=3,
+    truths=5,
     members=8,
     steps=32,
     corrections=(0, 1, 2, 4, 8, 16),
