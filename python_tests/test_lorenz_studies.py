@@ -93,6 +93,7 @@ def test_modes(tmp_path, monkeypatch):
     diverged = modes.run(tmp_path / "diverged", profile)  # two steps do not lead to the attractor
     assert diverged.count("| diverged") == 3 * 9
 
+    monkeypatch.setattr(cases, "LOST", math.inf)  # nor do 24, by an untrained network
     ours = ((cases.JUNCTION, "24 steps"), (trajectory_network.GLOBAL, "24 steps"))
     profile = replace(profile, posteriors=posteriors[:2], samplers=ours)
     report = modes.run(tmp_path, profile)
