@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from experiments import scaling, study
 from experiments.lorenz import report
@@ -98,6 +99,14 @@ def test_measure(cell):
     record = scaling.measure(cell)
     assert record["seconds"] > 0
     assert math.isfinite(record["megabytes"])
+
+
+def test_memory_is_not_the_parents():
+    """A process of its own starts from its own memory, however large this one is."""
+    large = torch.ones(10**8)
+    record = scaling.evaluate(scaling.Cell("k", L=9, B=2, k=1))
+    assert len(large) == 10**8
+    assert record["megabytes"] > 1
 
 
 def test_scaling_tables():
