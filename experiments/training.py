@@ -34,8 +34,10 @@ output is.
 
 Each network is judged by its denoising error on windows that none was trained on, paired with that
 of the network as shipped, on the same windows and noise, and by posteriors of the preset "fast", of
-truths that the presets were tuned on, scored as in :mod:`experiments.front`. The prior that comes
-with the package stands beside them, with 250,000 iterations.
+truths that the presets were tuned on, scored as in :mod:`experiments.front`, and by the share of
+middle states near the z-axis of trajectories that nothing guides, where the composed prior fails
+first (:mod:`experiments.lorenz.excess`). The prior that comes with the package stands beside them,
+with 250,000 iterations.
 
 References:
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
@@ -43,10 +45,11 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -61,6 +64,7 @@ from . import front, study
 from .fit import fit
 from .lorenz import cases
 from .lorenz.cases import FILTER, LENGTH
+from .lorenz.excess import near_axis
 from .lorenz.posterior import SETTINGS
 from .preconditioning import PreconditionedKernel
 from .study import Record
@@ -70,6 +74,7 @@ BATCH, LONGEST = 128, 13
 TRAJECTORIES, STATES = 8192, 1024  # what windows are cut from
 MIXTURE = (1, 2, 3, 4, 5, 5, 5, 6, 7, 8, 9, 9, 9, 9)  # the lengths of the prior that is shipped
 LENGTHS = (1, 5, 9)  # those judged
+FREE = 33  # states of trajectories that nothing guides
 HELD_OUT = 20_260  # the seed
 
 
@@ -135,10 +140,18 @@ class Profile:
     windows: int  # those held out
     truths: Sequence[int]
     members: int
+    unguided: int  # the number of trajectories that nothing guides
 
 
-QUICK = Profile(tuple(RECIPES), 2000, windows=4096, truths=(0, 1), members=32)
-FULL = Profile(tuple(RECIPES), 12_000, windows=16384, truths=(0, 1, 10, 11, 12, 13), members=32)
+QUICK = Profile(tuple(RECIPES), 2000, windows=4096, truths=(0, 1), members=32, unguided=256)
+FULL = Profile(
+    tuple(RECIPES),
+    12_000,
+    windows=16384,
+    truths=(0, 1, 10, 11, 12, 13),
+    members=32,
+    unguided=1024,
+)
 
 
 @dataclass(frozen=True)
@@ -159,6 +172,15 @@ class Posterior:
     iterations: int
     truth: int
     members: int
+
+
+@dataclass(frozen=True)
+class Unguided:
+    """Trajectories of a prior."""
+
+    recipe: str
+    iterations: int
+    trajectories: int
 
 
 # Training
@@ -326,11 +348,23 @@ def assimilate(cell: Posterior, folder: Path) -> Record:
     return front.score(cases.chain.postprocess(x), case) | front.relative(exact)
 
 
-def cells(profile: Profile) -> tuple[list[Error], list[Posterior]]:
+def simulate_prior(cell: Unguided, folder: Path) -> Record:
+    """Draws trajectories of a prior, and returns how many are near the z-axis in the middle."""
+    network = train(folder, cell.recipe, cell.iterations)
+    network.composition = RECIPES.get(cell.recipe, RECIPES[BASE]).composition
+    sde = VPSDE(network, (FREE, 3))
+    x = cases.kept(
+        cases.chain.postprocess(sample(sde, (cell.trajectories,), seed=0, **preset(PRESET).options))
+    )
+    return {"near": float(near_axis(x[:, FREE // 2]).double().mean())}
+
+
+def cells(profile: Profile) -> tuple[list[Error], list[Unguided], list[Posterior]]:
     """Lists a profile's cells."""
     names = (*profile.recipes, SHIPPED)
     return (
         [Error(name, profile.iterations, profile.windows) for name in names],
+        [Unguided(name, profile.iterations, profile.unguided) for name in names],
         [
             Posterior(setting, name, profile.iterations, truth, profile.members)
             for name in (FILTER, *names)
@@ -361,9 +395,9 @@ def errors_table(records: Sequence[Record]) -> str:
     return study.table(["states", "", *(f"t = {t}" for t in LEVELS)], lines)
 
 
-def posteriors_table(records: Sequence[Record]) -> str:
-    """Writes the scores' means over truths; their errors are those of the difference from the
-    network trained as shipped, truth by truth."""
+def posteriors_table(records: Sequence[Record], near: Mapping[str, float]) -> str:
+    """Writes the scores' means over truths, whose errors are those of the difference from the
+    network trained as shipped, truth by truth, and the shares near the axis."""
     groups = study.group(records, ("setting", "recipe"))
     lines = []
     for (setting, name), group in groups.items():
@@ -378,11 +412,11 @@ def posteriors_table(records: Sequence[Record]) -> str:
                 text += f" ({difference:+{style}} ± {error or 0.0:{style}})"
             line.append(text)
         line.append(study.percent(front.mean(own["exact_coverage"])[0]))
-        line.append(study.percent(front.mean(own["lost"])[0]))
+        line.append(f"{near[name]:.1%}" if name in near else "")
         lines.append(line)
 
     head = ["", "", "W1 / floor", "energy", "log prior less the filter's"]
-    return study.table([*head, "coverage of the filter's", "lost"], lines)
+    return study.table([*head, "coverage of the filter's", "near the axis"], lines)
 
 
 def values(group: Sequence[Record]) -> dict[str, list[float]]:
@@ -400,15 +434,16 @@ def values(group: Sequence[Record]) -> dict[str, list[float]]:
 
 def run(out: Path, profile: Profile, device: str = "cpu") -> str:
     """Trains and evaluates what the folder does not hold yet; writes and returns the tables."""
-    some, others = cells(profile)
     folder = out / "networks"
-    text = errors_table(
-        study.evaluate_all(out / "errors.jsonl", some, partial(denoise, folder=folder))
-    )
-    assimilated = partial(assimilate, folder=folder)
-    text += "\n\n" + posteriors_table(
-        study.evaluate_all(out / "posteriors.jsonl", others, assimilated)
-    )
+    errors_of, unguided, posteriors = cells(profile)
+
+    def known(name: str, some: Sequence[Any], evaluate: Callable[..., Record]) -> list[Record]:
+        return study.evaluate_all(out / f"{name}.jsonl", some, partial(evaluate, folder=folder))
+
+    text = errors_table(known("errors", errors_of, denoise))
+    near = {r["recipe"]: r["near"] for r in known("unguided", unguided, simulate_prior)}
+    near[FILTER] = float(near_axis(cases.attractor(1)).double().mean())
+    text += "\n\n" + posteriors_table(known("posteriors", posteriors, assimilate), near)
     return study.write(out, "training", text)
 
 

@@ -150,7 +150,7 @@ RECIPES = dict(study.RECIPES)
 
 @pytest.mark.filterwarnings("ignore:the effective sample size:RuntimeWarning")
 def test_run(small, tmp_path, monkeypatch):
-    profile = study.Profile(tuple(RECIPES), iterations=2, windows=64, truths=(0, 1), members=20)
+    profile = study.Profile(tuple(RECIPES), 2, windows=64, truths=(0,), members=20, unguided=4)
     text = study.run(tmp_path, profile)
     for name in (*RECIPES, study.SHIPPED):
         assert f"| lo | {name} | " in text
@@ -169,7 +169,7 @@ def test_a_run_that_diverges_is_infinitely_bad():
     good = {"w1": 2.0, "floor": 1.0, "log_prior": 80.0, "exact_log_prior": 81.0, "lost": 0.0}
     good |= {"energy": 0.5, "exact_coverage": 0.9, "setting": "lo", "recipe": study.BASE}
     bad = {"error": "not finite", "setting": "lo", "recipe": "wide"}
-    text = study.posteriors_table([good, bad])
+    text = study.posteriors_table([good, bad], {})
     assert "| lo | wide | inf (+inf" in text
 
 
@@ -177,10 +177,11 @@ def test_a_run_that_diverges_is_infinitely_bad():
 def test_excess(small_cases, tmp_path, monkeypatch):
     monkeypatch.setattr(excess, "METHODS", {"fast": (SHORT, 0.03), "gamma 0.3": (SHORT, 0.3)})
     monkeypatch.setattr(excess, "DRAWS", 2)
-    profile = excess.Profile((4, 7), 256, 512, ("fast",), members=20)
+    monkeypatch.setattr(excess, "RECIPE", SHORT)
+    profile = excess.Profile((4, 7), 256, 512, ("fast",), 20, lengths=(9, 17), unguided=4)
     text = excess.run(tmp_path, profile)
     lines = text.splitlines()
-    assert len(lines) == (2 + 2 * 3) + 1 + (2 + 2 * 3)
+    assert len(lines) == (2 + 2 * 3) + 1 + (2 + 2 * 3) + 1 + (2 + 1 + 4)
     assert any(line.startswith(f"| lo | {FILTER} | 1.00 ± 0.00 |") for line in lines)
     assert any(line.startswith("| hi | gamma 0.3 |") for line in lines)
     excess.attractor.cache_clear()

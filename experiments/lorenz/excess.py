@@ -13,10 +13,14 @@ closer to each other or further apart, and of all truths with those that overlap
 place of 5. Those two truths begin near the z-axis, along which the origin attracts: c decays for
 long before a and b have grown. So mean and deviation of c at the first state are shown.
 
+Without any observation the same shows: a last table has the share of middle states near that axis,
+of the composed prior's trajectories by their length, beside that of the attractor.
+
 W1 is the mean over groups of 32 members and 16 draws of 32 trajectories of a filter, its floor the
 mean over as many draws of two filters: a single one strays by a tenth.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -58,11 +62,15 @@ class Profile:
     many: int
     methods: Sequence[str]  # those run by all truths, the others by the worst
     members: int
+    lengths: Sequence[int]  # of the prior's trajectories
+    unguided: int  # their number
 
 
 WORST = (4, 7)
-QUICK = Profile(WORST, 2**14, 2**17, (FAST,), members=32)
-FULL = Profile(range(2, 10), 2**14, 2**17, (FAST, "stride 2"), members=32)
+QUICK = Profile(WORST, 2**14, 2**17, (FAST,), members=32, lengths=(9, 17, 33), unguided=512)
+FULL = Profile(
+    range(2, 10), 2**14, 2**17, (FAST, "stride 2"), members=32, lengths=(9, 17, 33), unguided=2048
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,15 @@ class Cell:
     truth: int
     method: str
     particles: int
+    members: int
+
+
+@dataclass(frozen=True)
+class Unguided:
+    """Trajectories of the prior."""
+
+    length: int
+    stride: int
     members: int
 
 
@@ -148,6 +165,29 @@ def evaluate(cell: Cell, device: str = "cpu") -> Record:
     }
 
 
+def near_axis(x: Tensor) -> Tensor:
+    """Says which physical states (n, 3) are near the z-axis."""
+    return (x[:, 0].abs() < 2) & (x[:, 1].abs() < 3)
+
+
+def evaluate_prior(cell: Unguided) -> Record:
+    """Returns the share of middle states near the axis."""
+    prior = load_prior("lorenz63-w9", length=cell.length, composition=Junction(9, cell.stride))
+    x = chain.postprocess(sample(prior, (cell.members,), seed=0, **RECIPE.options))
+    return {"near": float(near_axis(x[:, cell.length // 2]).double().mean())}
+
+
+def prior_table(records: Sequence[Record], particles: int) -> str:
+    """Writes the shares of middle states near the axis, and their standard errors."""
+    exact = float(near_axis(attractor(particles, 1)).double().mean())
+    lines = [["attractor", "", f"{exact:.1%}"]]
+    for r in records:
+        error = math.sqrt(exact * (1 - exact) / r["members"])
+        lines.append([r["length"], r["stride"], f"{r['near']:.1%} ± {error:.1%}"])
+
+    return study.table(["states", "stride", "near the axis"], lines)
+
+
 def filters_table(records: Sequence[Record], profile: Profile) -> str:
     """Writes what the number of particles changes, for each truth and on average."""
     found = {(r["particles"], r["method"], r["setting"], r["truth"]): r for r in records}
@@ -202,8 +242,14 @@ def run(out: Path, profile: Profile, device: str = "cpu") -> str:
     records = study.evaluate_all(
         out / "excess.jsonl", cells(profile), partial(evaluate, device=device)
     )
-    text = f"{filters_table(records, profile)}\n\n{methods_table(records, profile)}"
-    return study.write(out, "excess", text)
+    priors = [Unguided(n, k, profile.unguided) for k in (4, 2) for n in profile.lengths]
+    unguided = study.evaluate_all(out / "excess-prior.jsonl", priors, evaluate_prior)
+    tables = (
+        filters_table(records, profile),
+        methods_table(records, profile),
+        prior_table(unguided, profile.many),
+    )
+    return study.write(out, "excess", "\n\n".join(tables))
 
 
 if __name__ == "__main__":
