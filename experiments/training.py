@@ -439,7 +439,8 @@ def run(out: Path, profile: Profile, device: str = "cpu") -> str:
         return study.evaluate_all(out / f"{name}.jsonl", some, partial(evaluate, folder=folder))
 
     text = errors_table(known("errors", errors_of, denoise))
-    near = {r["recipe"]: r["near"] for r in known("unguided", unguided, simulate_prior)}
+    free = known("unguided", unguided, simulate_prior)
+    near = {r["recipe"]: r["near"] for r in free if "error" not in r}
     near[FILTER] = float(near_axis(cases.attractor(1)).double().mean())
     text += "\n\n" + posteriors_table(known("posteriors", posteriors, assimilate), near)
     return study.write(out, "training", text)
