@@ -132,6 +132,7 @@ def test_times():
 
 @pytest.fixture
 def small(small_cases, monkeypatch):
+    monkeypatch.setattr(study.cases, "LOST", 10.0)  # untrained, all members leave the attractor
     monkeypatch.setattr(study, "TRAJECTORIES", 8)
     monkeypatch.setattr(study, "STATES", 64)
     monkeypatch.setattr(study, "BATCH", 8)
