@@ -48,6 +48,12 @@ def test_hint():
     assert seen[:, 1].nonzero().flatten().tolist() == [32]
 
 
+def test_forecast():
+    """Nothing is seen after state 24."""
+    _, observation = modes.make_case("a until 24", 3)
+    assert observation.y.isfinite()[:, 0].nonzero().flatten().tolist() == [0, 8, 16, 24]
+
+
 def test_weights_of_modes():
     """Two runs of the filter and 100 samples, counted by hand."""
     base = {"setting": "c", "truth": 0, "lost": 0.0, "of_truth": "+++++++++"}
@@ -91,7 +97,7 @@ def test_modes(tmp_path, monkeypatch):
         iterations=2,
     )
     diverged = modes.run(tmp_path / "diverged", profile)  # two steps do not lead to the attractor
-    assert diverged.count("| diverged") == 3 * 9
+    assert diverged.count("| diverged") == 9 * len(posteriors)
 
     monkeypatch.setattr(cases, "LOST", math.inf)  # nor do 24, by an untrained network
     ours = ((cases.JUNCTION, "24 steps"), (trajectory_network.GLOBAL, "24 steps"))
