@@ -95,6 +95,7 @@ def test_modes(tmp_path, monkeypatch):
         members=4,
         samplers=((cases.JUNCTION, "2 steps"),),
         iterations=2,
+        truths=(0,),
     )
     diverged = modes.run(tmp_path / "diverged", profile)  # two steps do not lead to the attractor
     assert diverged.count("| diverged") == 9 * len(posteriors)
@@ -109,6 +110,7 @@ def test_modes(tmp_path, monkeypatch):
         for method, _ in ours:
             assert f"| `{name}`, truth {truth} | {method}, 24 steps |" in report
     assert "diverged" not in report
+    assert [f"| {name} | 1 |" in report for name in modes.LENGTHS] == [True] * 4
     assert modes.run(tmp_path, profile) == report
 
 

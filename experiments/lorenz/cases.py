@@ -148,15 +148,15 @@ def filtered(
 ) -> Tensor:
     """Draws physical trajectories by an independent run of the particle filter."""
     generator = Generator().manual_seed(1000 * run + seed)
-    x = attractor(run, system)
-    particles = particle_filter(system, observation, x, length=LENGTH, generator=generator)
+    x, length = attractor(run, system), len(observation.y)
+    particles = particle_filter(system, observation, x, length=length, generator=generator)
     return particles.trajectories(members, generator=generator)
 
 
-def load(method: str = JUNCTION, device: str = "cpu") -> VPSDE:
+def load(method: str = JUNCTION, device: str = "cpu", length: int = LENGTH) -> VPSDE:
     """Loads one of :data:`PRIORS`."""
     name, composition = PRIORS[method]
-    return load_prior(name, length=LENGTH, composition=composition, device=device)
+    return load_prior(name, length=length, composition=composition, device=device)
 
 
 def guide(case: Case, instrument: Instrument, prior: VPSDE, gamma: Any = GAMMA) -> GaussianScore:

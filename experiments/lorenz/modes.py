@@ -21,7 +21,8 @@ as many draws from the filter's. Missed is the filter's weight of modes without 
 that of members in modes without a particle. "Of known modes" leaves those members out.
 
 Truths are chosen by the filter alone: number 8 is the first whose posterior has two modes and no
-more, number 0 has eight; number 3 is the first whose forecast has two of 30 % or more.
+more, number 0 has eight; number 3 is the first whose forecast has two of 30 % or more. Beside these
+only the first states of several truths are observed, as in the paper: how long are weights right?
 
 References:
     | Score-based Data Assimilation (Rozet & Louppe, 2023), section 4.1
@@ -42,7 +43,7 @@ from torch import Tensor
 from sda_fast import GaussianScore
 from sda_fast.evaluation import Observation, log_prior
 
-from .. import study
+from .. import front, study
 from ..study import Record, number, percent
 from . import cases, trajectory_network
 from .cases import FILTER, JUNCTION
@@ -71,13 +72,14 @@ def third_and_first(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is observed, every how many states up to which, and the standard deviation of its
-    noise."""
+    """What is observed, every how many states up to which, the standard deviation of its noise, and
+    how many states there are."""
 
     of: Callable[[Tensor], Tensor]
     every: int = 8
     std: float = 0.05
     last: int = cases.LENGTH - 1
+    length: int = cases.LENGTH
 
 
 SETTINGS = {
@@ -86,6 +88,7 @@ SETTINGS = {
     "c, a once": Setting(third_and_first),
     "a until 24": Setting(cases.first, last=24),
 }
+LENGTHS = {f"{n} states": Setting(third, every=4, std=0.1, length=n) for n in (17, 25, 33, 65)}
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Profile:
     members: int
     samplers: Sequence[tuple[str, str]]  # priors and recipes
     iterations: int  # of the training of the network over whole trajectories
+    truths: Sequence[int]  # of each length, by the first sampler
 
 
 FULL = Profile(
@@ -105,6 +109,7 @@ FULL = Profile(
     members=128,
     samplers=((JUNCTION, "fast"), (JUNCTION, "accurate"), (GLOBAL, "fast")),
     iterations=6000,
+    truths=range(6),
 )
 QUICK = Profile(
     posteriors=(("c, every 4th", 8), ("|a|", 0)),
@@ -112,6 +117,7 @@ QUICK = Profile(
     members=32,
     samplers=((JUNCTION, "fast"),),
     iterations=0,
+    truths=range(2),
 )
 
 
@@ -138,11 +144,22 @@ def cells(profile: Profile) -> Iterator[Cell]:
             yield Cell(setting, truth, method, 0, profile.members, recipe, trained)
 
 
+def cells_of_lengths(profile: Profile) -> Iterator[Cell]:
+    """Lists the cells of posteriors of several lengths."""
+    method, recipe = profile.samplers[0]
+    for setting in LENGTHS:
+        for truth in profile.truths:
+            for run in range(profile.runs):
+                yield Cell(setting, truth, FILTER, run, DRAWN)
+            yield Cell(setting, truth, method, 0, profile.members, recipe)
+
+
 @cache
 def make_case(setting: str, seed: int) -> tuple[Tensor, Observation]:
     """Simulates and observes a truth (L, 3)."""
-    chosen = SETTINGS[setting]
+    chosen = (SETTINGS | LENGTHS)[setting]
     truth, generator = cases.simulate(seed)
+    truth = truth[: chosen.length]
 
     def state(x: Tensor) -> Tensor:
         return chosen.of(cases.chain.preprocess(x))
@@ -164,11 +181,11 @@ def draw(cell: Cell, observation: Observation, folder: Path, device: str) -> Ten
     if cell.recipe is None:
         return cases.filtered(observation, 10 + cell.run, cell.truth, cell.members)
 
+    setting = (SETTINGS | LENGTHS)[cell.setting]
     if cell.iterations is None:
-        prior = cases.load(cell.method, device)
+        prior = cases.load(cell.method, device, setting.length)
     else:
         prior = trajectory_network.load(folder, cell.iterations, device)
-    setting = SETTINGS[cell.setting]
     y, std = observation.y[:: setting.every], torch.as_tensor(observation.std)[0].float()
 
     def A(x: Tensor) -> Tensor:
@@ -191,7 +208,7 @@ def evaluate(cell: Cell, folder: Path, device: str = "cpu") -> Record:
     x = draw(cell, observation, folder, device)
     good = cases.kept(x)
     logs: dict[str, list[float]] = {}
-    each = (cases.LENGTH - 1) * log_prior(cases.chain, good.double())
+    each = (len(truth) - 1) * log_prior(cases.chain, good.double())
     for mode, log in zip(pattern(good), each.tolist(), strict=True):
         logs.setdefault(mode, []).append(log)
     shown = good[:40, :, 0] if cell.run == 0 else good[:0, :, 0]
@@ -256,6 +273,22 @@ def tables(summaries: Sequence[Record], least: float = 0.03) -> str:
     return f"{study.table(head, rows)}\n\n{study.table(['', 'lobes', FILTER, *samplers], lines)}"
 
 
+def table_of_lengths(summaries: Sequence[Record]) -> str:
+    """Writes the means over truths, and their standard errors."""
+    lines = []
+    for (setting,), group in study.group(summaries, ("setting",)).items():
+        good = [s for s in group if "error" not in s]
+        if not good:
+            continue
+        means = [front.with_error(front.mean([s[n] for s in good])) for n in ("tv", "floor")]
+        shares = [percent(study.mean(good, name)) for name in ("missed", "invented")]
+        each = ", ".join(number(s["tv"]) for s in good)
+        lines.append([setting, len(good), *means, each, *shares])
+
+    head = ["", "truths", "total variation", "floor", "of each truth", "missed", "invented"]
+    return study.table(head, lines)
+
+
 def draw_figure(summaries: Sequence[Record], most: int = 14) -> Any:
     """Draws trajectories of a, the filter's and ours, and the weights of the modes, by the sampler
     whose weights are nearest to the filter's."""
@@ -300,8 +333,14 @@ def run(out: Path, profile: Profile, device: str = "cpu") -> str:
         list(cells(profile)),
         partial(evaluate, folder=out / "priors", device=device),
     )
+    others = study.evaluate_all(
+        out / "lengths.jsonl",
+        list(cells_of_lengths(profile)),
+        partial(evaluate, folder=out / "priors", device=device),
+    )
     summaries = summarise(records, HINT[0] // LOBES)
-    return study.write(out, "modes", tables(summaries), draw_figure(summaries))
+    text = f"{tables(summaries)}\n\n{table_of_lengths(summarise(others, 0))}"
+    return study.write(out, "modes", text, draw_figure(summaries))
 
 
 if __name__ == "__main__":
