@@ -144,11 +144,16 @@ def make_case(instrument: Instrument, seed: int, members: int) -> Case:
 
 
 def filtered(
-    observation: Any, run: int, seed: int, members: int, system: NoisyLorenz63 = chain
+    observation: Any,
+    run: int,
+    seed: int,
+    members: int,
+    system: NoisyLorenz63 = chain,
+    length: int = LENGTH,
 ) -> Tensor:
     """Draws physical trajectories by an independent run of the particle filter."""
     generator = Generator().manual_seed(1000 * run + seed)
-    x, length = attractor(run, system), len(observation.y)
+    x = attractor(run, system)
     particles = particle_filter(system, observation, x, length=length, generator=generator)
     return particles.trajectories(members, generator=generator)
 

@@ -178,10 +178,11 @@ def make_case(setting: str, seed: int) -> tuple[Tensor, Observation]:
 
 def draw(cell: Cell, observation: Observation, folder: Path, device: str) -> Tensor:
     """Draws physical posterior trajectories (N, L, 3)."""
-    if cell.recipe is None:
-        return cases.filtered(observation, 10 + cell.run, cell.truth, cell.members)
-
     setting = (SETTINGS | LENGTHS)[cell.setting]
+    if cell.recipe is None:
+        run, length = 10 + cell.run, setting.length
+        return cases.filtered(observation, run, cell.truth, cell.members, length=length)
+
     if cell.iterations is None:
         prior = cases.load(cell.method, device, setting.length)
     else:
