@@ -309,6 +309,16 @@ def test_junction_needs_a_length_aware_network():
         mlp(2, composition="junction")(torch.randn(1, 9, 3), torch.tensor(0.5))
 
 
+def test_lengths_that_a_network_was_trained_for():
+    network = mlp(2, composition="junction", length_aware=True, lengths=(5, 3))
+    network.plan(9)
+    message = r"windows of \[4\] states, the network scores windows of \[3, 5\]"
+    with pytest.raises(ValueError, match=message):
+        network.plan(8)
+    with pytest.raises(ValueError, match="lengths are only for a length_aware network"):
+        mlp(2, lengths=(5,))
+
+
 @pytest.mark.parametrize("composition", [Centre(3), Junction(7, 3)], ids=str)
 def test_windows_longer_than_the_network(composition: Centre | Junction):
     with pytest.raises(ValueError, match="windows have 7 states, the network scores at most 5"):

@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
-from sda_fast import VPSDE, MCScoreNet, load_prior
+from sda_fast import VPSDE, Junction, MCScoreNet, load_prior
 from sda_fast.io import read_record
 from sda_fast.training import LEVELS, Config, checkpoint, denoising_error, loop, source, train
+from sda_fast.training.loss import consistency_error
 
 TINY = Config(
     order=1,
@@ -81,11 +82,17 @@ def test_a_run_is_a_function_of_its_configuration(tmp_path: Path):
     assert not same(first, run(replace(TINY, seed=4), tmp_path / "c"))
 
 
-@pytest.mark.parametrize("aware", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"length_aware": True}, {"length_aware": True, "consistency": True}],
+    ids=["plain", "length-aware", "consistency"],
+)
 @pytest.mark.parametrize("after", [10, 14, 29])
-def test_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, aware: bool):
+def test_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, options: dict[str, bool]
+):
     """Stopped between checkpoints and resumed, it gives the same bits as without a stop."""
-    config = replace(TINY, length_aware=aware)
+    config = replace(TINY, **options)
     expected = run(config, tmp_path / "whole", every=10)
 
     out = tmp_path / "prior"
@@ -163,7 +170,7 @@ def test_checkpoint_of_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_record(tmp_path: Path):
     """What a prior remembers is enough to make it again."""
-    config = replace(TINY, length_aware=True, lengths=(3, 3, 1))
+    config = replace(TINY, length_aware=True, lengths=(3, 3, 2))
     out = tmp_path / "prior"
     record = train(config, out, progress=False)
     kept = read_record(out)
@@ -171,7 +178,7 @@ def test_record(tmp_path: Path):
     assert kept["system"] == "lorenz63"
     assert kept["shape"] == [65, 3]
     assert kept["validation"]["levels"] == list(LEVELS)
-    assert kept["validation"]["denoising_error"].keys() == {"1", "3"}
+    assert kept["validation"]["denoising_error"].keys() == {"2", "3"}
     assert kept["training"]["iterations"] == 30
     again = {k: v for k, v in kept["training"].items() if k not in ("seconds", "iteration")}
     assert Config.of(again) == config
@@ -181,6 +188,8 @@ def test_record(tmp_path: Path):
 
     sde = load_prior(out, length=9, composition="junction")
     assert sde.eps.plan(9).lengths == [2, 3]
+    with pytest.raises(ValueError, match=r"windows of \[1\] states, .* scores windows of \[2, 3\]"):
+        load_prior(out, length=9, composition=Junction(3, 2))
 
 
 @pytest.mark.parametrize("ema", [0.5, 0.95])
@@ -246,6 +255,104 @@ def test_what_is_learnt_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         count += torch.bincount(length, minlength=4)
     n, p = 64 * 30, torch.tensor([0, 0.25, 0.25, 0.5])
     assert ((count - n * p).abs() <= 5 * (n * p * (1 - p)).sqrt()).all()
+
+
+def test_what_is_learnt_with_consistency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whole windows, and of each a part of a length asked for, at every place equally often."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    consistency_error = loop.consistency_error
+
+    def watched(network: MCScoreNet, x: Tensor, *args: Any) -> Tensor:
+        assert x.shape == (64, 5, 3)
+        seen.append((args[2], args[3]))
+        return consistency_error(network, x, *args)
+
+    monkeypatch.setattr(loop, "consistency_error", watched)
+    options = {"order": 2, "length_aware": True, "consistency": True, "lengths": (3, 3, 4)}
+    record = train(replace(TINY, batch_size=64, **options), tmp_path / "prior", progress=False)
+    assert record["validation"]["denoising_error"].keys() == {3, 4, 5}
+    assert record["network"]["lengths"] == [3, 4, 5]
+
+    count = torch.zeros(3, 5)
+    for start, length in seen:
+        count.index_put_((start, length), torch.ones(64), accumulate=True)
+    n, p = 64 * 30, torch.zeros(3, 5)
+    p[:, 3], p[:2, 4] = 2 / 9, 1 / 6
+    assert ((count - n * p).abs() <= 5 * (n * p * (1 - p)).sqrt()).all()
+
+
+class Gaussian(nn.Module):
+    """The exact score of windows (w, 1) of a Gaussian chain, told which are states; that of shorter
+    windows than 4 is scaled."""
+
+    def __init__(self, sde: VPSDE, scale: float):
+        super().__init__()
+        self.sde, self.scale = sde, scale
+
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor) -> Tensor:
+        mu, sigma = (f(t)[:, None, None] for f in (self.sde.mu, self.sde.sigma))
+        lag = torch.arange(4)
+        covariance = 0.9 ** (lag[:, None] - lag).abs()
+        both = mask[:, :, None] * mask[:, None, :]
+        noisy = (mu**2 * covariance + sigma**2 * torch.eye(4)) * both + torch.diag_embed(1 - mask)
+        eps = sigma[..., 0] * torch.linalg.solve(noisy, x)
+        return eps * torch.where(mask.sum(dim=1, keepdim=True) < 4, self.scale, 1.0)
+
+
+def test_consistency_is_least_where_the_score_is_exact():
+    """Of parts, too, though they only ever see the estimates of wholes."""
+    generator = torch.Generator().manual_seed(0)
+    n = 50_000
+    lag = torch.arange(4)
+    factor = torch.linalg.cholesky(0.9 ** (lag[:, None] - lag).abs())
+    x = (torch.randn(n, 4, generator=generator) @ factor.T)[..., None]
+    eps = torch.randn(x.shape, generator=generator)
+    t = torch.full((n,), 0.3)
+    length = torch.randint(1, 4, (n,), generator=generator)
+    start = (torch.rand(n, generator=generator) * (5 - length)).long()
+
+    network = MCScoreNet(1, order=1, length_aware=True)
+    sde = VPSDE(network, (4, 1))
+    error = torch.stack(
+        [
+            consistency_error(network, x, eps, t, start, length, sde, Gaussian(sde, scale))
+            for scale in (0.9, 1.0, 1.1)
+        ]
+    )
+    whole, part = error[:, :n], error[:, n:]
+    assert torch.equal(whole[0], whole[1])
+    for other in (0, 2):
+        gain = part[other] - part[1]
+        assert gain.mean() > 5 * gain.std() / n**0.5
+
+
+def test_consistency_of_one_window():
+    """Its loss is that of the whole against the noise and of the part against the whole, whose
+    gradient is not taken."""
+    torch.manual_seed(0)
+    network = MCScoreNet(2, order=1, length_aware=True, hidden_features=[8], embedding=4)
+    sde = VPSDE(network, (3, 2))
+    x, eps, t = torch.randn(1, 3, 2), torch.randn(1, 3, 2), torch.tensor([0.3])
+    error = consistency_error(network, x, eps, t, torch.tensor([1]), torch.tensor([2]), sde)
+
+    noisy = sde.mu(t) * x + sde.sigma(t) * eps
+    whole = network.kernel(noisy.flatten(1), t, torch.ones(1, 3))
+    cut = torch.cat((noisy[:, 1:], torch.zeros(1, 1, 2)), dim=1)
+    part = network.kernel(cut.flatten(1), t, torch.tensor([[1.0, 1.0, 0.0]]))
+    expected = torch.stack(
+        (
+            (whole - eps.flatten(1)).square().mean(),
+            (part[:, :4] - whole[:, 2:].detach()).square().mean(),
+        )
+    )
+    torch.testing.assert_close(error, expected)
+    parameters = list(network.parameters())
+    for a, b in zip(
+        torch.autograd.grad(error.sum(), parameters),
+        torch.autograd.grad(expected.sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
 
 
 def test_diverging_run(tmp_path: Path):

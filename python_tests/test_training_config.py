@@ -27,7 +27,18 @@ def test_mixture_of_lengths():
     """By default the full window as often as all shorter ones together."""
     assert Config(order=2).mixture == (5,)
     assert Config(order=2, length_aware=True).mixture == (1, 2, 3, 4, 5, 5, 5, 5)
-    assert Config(order=2, length_aware=True, lengths=(5, 3)).mixture == (5, 3)
+    config = Config(order=2, length_aware=True, lengths=(5, 3))
+    assert (config.mixture, config.parts, config.learnt) == ((5, 3), (), [3, 5])
+
+
+def test_lengths_with_consistency():
+    """Those of what is cut out of whole windows."""
+    config = Config(order=2, length_aware=True, consistency=True)
+    assert (config.mixture, config.parts) == ((5,), (1, 2, 3, 4))
+    assert "lengths" not in config.network((3,))
+    config = Config(order=2, length_aware=True, consistency=True, lengths=(4, 3, 3))
+    assert (config.mixture, config.parts) == ((5,), (4, 3, 3))
+    assert build_network(config.network((3,))).lengths == (3, 4, 5)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +62,11 @@ def test_mixture_of_lengths():
         ({"system": "lorenz63", "data": "x.h5", "coarsen": 2}, "of a simulated system"),
         ({"length_aware": True, "lengths": (6,)}, r"between 1 and 5, got \(6,\)"),
         ({"length_aware": True, "lengths": (0, 5)}, r"between 1 and 5, got \(0, 5\)"),
+        ({"consistency": True}, "consistency is only for a length_aware network"),
+        (
+            {"length_aware": True, "consistency": True, "lengths": (5, 3)},
+            r"between 1 and 4 with consistency, got \(5, 3\)",
+        ),
     ],
     ids=str,
 )

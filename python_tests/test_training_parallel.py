@@ -59,10 +59,12 @@ def losses(path: Path) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
-def test_two_processes(tmp_path: Path):
+@pytest.mark.parametrize("options", [[], ["--consistency"]], ids=["plain", "consistency"])
+def test_two_processes(tmp_path: Path, options: list[str]):
     """Of whom each takes half of the batch: the same losses and weights, to rounding."""
     data = write_fields(tmp_path / "data.h5")
-    words = ["train", str(data), *SIZE, *EFFORT, "--length-aware", "--device", "cpu", "--no-figure"]
+    words = ["train", str(data), *SIZE, *EFFORT, "--length-aware", *options]
+    words += ["--device", "cpu", "--no-figure"]
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path), *words],

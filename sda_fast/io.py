@@ -85,7 +85,7 @@ def build_network(config: dict[str, Any]) -> MCScoreNet:
     network = MCScoreNet(**config)
     if forcing is not None:
         context = network.context + (network.window if network.length_aware else 0)
-        others = ("features", "context", "order", "length_aware", "composition")
+        others = ("features", "context", "order", "length_aware", "lengths", "composition")
         network.kernel = ForcedScoreUNet(
             network.features * network.window,
             context,

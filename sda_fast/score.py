@@ -2,7 +2,7 @@ r"""Score networks: of states, of windows, and of trajectories composed from win
 
 __all__ = ["MCScoreNet", "MCScoreWrapper", "ScoreNet", "ScoreUNet", "sampling"]
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -59,6 +59,7 @@ def _plan(
     length: int,
     device: torch.device | None,
     length_aware: bool,
+    lengths: tuple[int, ...] | None,
 ) -> Plan:
     """Makes a plan for trajectories of `length` states and windows of 2 `order` + 1 rows, once."""
     window = 2 * order + 1
@@ -84,6 +85,12 @@ def _plan(
         raise ValueError(
             f"the composition needs the scores of windows of {plan.lengths} states, the network "
             f"scores windows of {window}; build it with length_aware=True"
+        )
+    unknown = set() if lengths is None else set(plan.lengths) - {*lengths}
+    if unknown:
+        raise ValueError(
+            f"the composition needs the scores of windows of {sorted(unknown)} states, the network "
+            f"scores windows of {list(lengths or ())}"
         )
 
     return plan.to(device or plan.start.device)
@@ -217,6 +224,7 @@ class MCScoreNet(nn.Module):
         order: The order k of the Markov chain.
         composition: "centre", "junction" (windows of w states, a stride of k), a rule or a plan.
         length_aware: Whether the network scores windows of several lengths.
+        lengths: The lengths that it scores if not all from 1 to w, as it was trained for.
         kwargs: Keyword arguments passed to :class:`ScoreNet`, or :class:`ScoreUNet` if they
             contain `spatial`.
     """
@@ -229,17 +237,21 @@ class MCScoreNet(nn.Module):
         *,
         composition: str | Composition | Plan = "centre",
         length_aware: bool = False,
+        lengths: Sequence[int] | None = None,
         **kwargs: Any,
     ):
         super().__init__()
 
         if order < 1:
             raise ValueError(f"order must be at least 1, got {order}")
+        if lengths is not None and not length_aware:
+            raise ValueError("lengths are only for a length_aware network")
 
         self.features = features
         self.context = context
         self.order = order
         self.length_aware = length_aware
+        self.lengths = None if lengths is None else tuple(sorted(lengths))
         self.composition = composition
 
         build = ScoreUNet if kwargs.get("spatial", 0) > 0 else ScoreNet
@@ -259,7 +271,10 @@ class MCScoreNet(nn.Module):
         Raises:
             ValueError: The trajectory is too short, or the network cannot score a window's length.
         """
-        return _plan(self.composition, self.order, length, device, self.length_aware)
+        return _plan(*self._planned(length, device))
+
+    def _planned(self, length: int, device: torch.device | None) -> tuple[Any, ...]:
+        return self.composition, self.order, length, device, self.length_aware, self.lengths
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         """Maps trajectories (B, L, C, *), a time () and context (context, *) to noise
@@ -267,9 +282,7 @@ class MCScoreNet(nn.Module):
         self._check(x, c)
 
         if torch.compiler.is_compiling():
-            start, mask, weight = _plan_tensors(
-                self.composition, self.order, x.shape[1], x.device, self.length_aware
-            )
+            start, mask, weight = _plan_tensors(*self._planned(x.shape[1], x.device))
             windows = self.kernel(ops.gather(x, start, mask), t, self._context(mask, x, c))
             return ops.compose(windows, start, weight, x.shape[1])
 

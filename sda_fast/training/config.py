@@ -31,7 +31,12 @@ class Config:
         order: The half-width k of the windows of 2k + 1 states.
         length_aware: Whether the network learns windows of several lengths.
         lengths: The lengths that are drawn from, uniformly, if it does; a length may be repeated.
-            By default the full window as often as all shorter ones together.
+            By default the full window as often as all shorter ones together. With consistency,
+            those of what is cut out of the windows, by default all shorter ones.
+        consistency: Whether every window is learnt together with a shorter one cut out of it, which
+            learns what the network estimates of the whole, so that the two agree in the junction
+            rule (see :func:`sda_fast.training.loss.consistency_error`). A step then evaluates
+            twice batch_size windows.
         composition: How scores of windows are composed where a user does not say: centre, or
             junction for a length-aware network.
         prediction: What the network estimates, noise as in the paper or velocity, from which the
@@ -73,6 +78,7 @@ class Config:
     order: int = 2
     length_aware: bool = False
     lengths: tuple[int, ...] = ()
+    consistency: bool = False
     composition: str = "centre"
     prediction: str = "noise"
     embedding: int = None  # type: ignore[assignment]
@@ -153,8 +159,12 @@ class Config:
             raise ValueError("composition 'junction' is only for a length_aware network")
         if self.lengths and not self.length_aware:
             raise ValueError("lengths are only for a length_aware network")
-        if any(not 1 <= n <= self.window for n in self.lengths):
-            raise ValueError(f"lengths must be between 1 and {self.window}, got {self.lengths}")
+        if self.consistency and not self.length_aware:
+            raise ValueError("consistency is only for a length_aware network")
+        most = self.window - 1 if self.consistency else self.window
+        if any(not 1 <= n <= most for n in self.lengths):
+            parts = " with consistency" if self.consistency else ""
+            raise ValueError(f"lengths must be between 1 and {most}{parts}, got {self.lengths}")
         if len(self.hidden_blocks) != len(self.hidden_channels):
             raise ValueError(
                 f"hidden_blocks must be as many as the {len(self.hidden_channels)} hidden_channels,"
@@ -180,11 +190,21 @@ class Config:
 
     @property
     def mixture(self) -> tuple[int, ...]:
-        """The lengths that are drawn from, uniformly."""
-        if not self.length_aware:
+        """The lengths of windows that are drawn from, uniformly."""
+        if not self.length_aware or self.consistency:
             return (self.window,)
         shorter = tuple(range(1, self.window))
         return self.lengths or shorter + len(shorter) * (self.window,)
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The lengths of what is cut out of windows, drawn from uniformly."""
+        return (self.lengths or tuple(range(1, self.window))) if self.consistency else ()
+
+    @property
+    def learnt(self) -> list[int]:
+        """The lengths that the network learns to score, ascending."""
+        return sorted({*self.mixture, *self.parts})
 
     def network(self, state: tuple[int, ...]) -> dict[str, Any]:
         """Returns the arguments of :func:`sda_fast.io.build_network` for states of this shape.
@@ -198,6 +218,8 @@ class Config:
             "length_aware": self.length_aware,
             "embedding": self.embedding,
         }
+        if self.length_aware and len(self.learnt) < self.window:
+            network["lengths"] = self.learnt
         if self.prediction == "velocity":
             network["velocity"] = {"alpha": "cos", "eta": 1e-3}
         if len(state) == 1:

@@ -22,7 +22,7 @@ from ..schedule import VPSDE
 from .checkpoint import State
 from .config import Config
 from .files import Files
-from .loss import LEVELS, denoising_error, squared_error
+from .loss import LEVELS, consistency_error, denoising_error, squared_error
 from .metrics import Metrics
 from .parallel import Group, group
 from .source import Source, open_source
@@ -50,6 +50,7 @@ def _iterate(
     share = processes.share(batch)
     parameters: list[Tensor] = list(state.network.parameters())
     low = config.precision == "bfloat16"
+    parts = torch.tensor(config.parts)
 
     def evaluate(noisy: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
         if config.channels_last and noisy.ndim == 4:
@@ -65,7 +66,14 @@ def _iterate(
             options["lr"] = learning_rate(config, state.iteration)
 
         x, eps, t, length = (y.to(device) for y in (x, eps[share], t[share], length[share]))
-        loss = squared_error(state.network, x, eps, t, length, sde, evaluate).mean()
+        if config.consistency:
+            length = parts[torch.randint(len(parts), (batch,), generator=generator)]
+            start = (torch.rand(batch, generator=generator) * (config.window + 1 - length)).long()
+            start, length = (y[share].to(device) for y in (start, length))
+            error = consistency_error(state.network, x, eps, t, start, length, sde, evaluate)
+        else:
+            error = squared_error(state.network, x, eps, t, length, sde, evaluate)
+        loss = error.mean()
         state.optimizer.zero_grad()
         loss.backward()
         if config.clip > 0:
@@ -275,7 +283,7 @@ class _Run:
 
     def _finish(self) -> dict[str, Any]:
         """Saves the prior. Only then is the checkpoint no longer needed."""
-        table = {n: self._errors(n) for n in sorted(set(self.config.mixture))}
+        table = {n: self._errors(n) for n in self.config.learnt}
         if not all(math.isfinite(error) for values in table.values() for error in values):
             raise RuntimeError("the network is not finite at the end: lower learning_rate")
 

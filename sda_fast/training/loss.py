@@ -1,6 +1,6 @@
 """The denoising loss of windows."""
 
-__all__ = ["LEVELS", "denoising_error", "squared_error"]
+__all__ = ["LEVELS", "consistency_error", "denoising_error", "squared_error"]
 
 from collections.abc import Callable, Sequence
 
@@ -36,17 +36,85 @@ def squared_error(
         kernel: What evaluates the network's kernel, by default itself.
         context: The context of each window, with shape (B, context, *).
     """
+    estimate, valid = _estimate(network, x, eps, t, length, sde, kernel, context)
+    return _mean_square(estimate - eps, valid)
+
+
+def consistency_error(
+    network: MCScoreNet,
+    x: Tensor,
+    eps: Tensor,
+    t: Tensor,
+    start: Tensor,
+    length: Tensor,
+    sde: VPSDE,
+    kernel: Callable[..., Tensor] | None = None,
+) -> Tensor:
+    r"""Returns the mean of :math:`(\epsilon_\phi - \epsilon)^2` for each window W, and for a part S
+    cut out of each, with the same noise, that of
+    :math:`(\epsilon_\phi(x_S) - \epsilon_\phi(x_W)_S)^2`, the latter not differentiated.
+
+    The score of a part is the conditional mean of the score of the whole, at equal noise,
+
+    .. math:: E[\epsilon_S \mid x_S(t)] = E\bigl[E[\epsilon_S \mid x_W(t)] \mid x_S(t)\bigr],
+
+    so both terms have the minimum of the denoising loss where the network can reach it, and where
+    it cannot, parts agree with the wholes that they are subtracted from in the junction rule.
+
+    Arguments:
+        network: A length-aware network.
+        x: Clean, standardised windows, with shape (B, w, *state).
+        eps: The noise, of the same shape.
+        t: The diffusion times, with shape (B).
+        start: The first state of each part, with shape (B).
+        length: The number of states of each part, with shape (B), at most w - `start`.
+        sde: The noise process.
+        kernel: What evaluates the network's kernel, by default itself.
+
+    Returns:
+        The errors, with shape (2 B), of the windows and then of the parts.
+    """
+    n, w = x.shape[:2]
+    rows = start[:, None] + torch.arange(w, device=x.device)
+    rows = rows.clamp(max=w - 1)  # those beyond the part do not count
+
+    def part(y: Tensor) -> Tensor:
+        return y[torch.arange(n, device=y.device)[:, None], rows]
+
+    x, noise = torch.cat((x, part(x))), torch.cat((eps, part(eps)))
+    lengths = torch.cat((torch.full_like(length, w), length))
+    estimate, valid = _estimate(network, x, noise, torch.cat((t, t)), lengths, sde, kernel)
+
+    target = torch.cat((eps, part(estimate[:n].detach())))
+    return _mean_square(estimate - target, valid)
+
+
+def _estimate(
+    network: MCScoreNet,
+    x: Tensor,
+    eps: Tensor,
+    t: Tensor,
+    length: Tensor,
+    sde: VPSDE,
+    kernel: Callable[..., Tensor] | None = None,
+    context: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Estimates the noise (B, w, *state) of windows of so many states; returns which of it is of
+    their states, too, 1 or 0."""
     mask = (torch.arange(x.shape[1], device=x.device) < length[:, None]).to(x.dtype)
     context = network._context(mask, x, context)
-    valid = mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)).expand_as(x).flatten(1, 2)
+    valid = mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)).expand_as(x)
 
-    x, eps = x.flatten(1, 2), eps.flatten(1, 2)
     times = t.reshape(-1, *(1,) * (x.ndim - 1))
-    noisy = sde.mu(times) * x + sde.sigma(times) * eps
-    estimate = (kernel or network.kernel)(noisy * valid, t, context)
+    noisy = (sde.mu(times) * x + sde.sigma(times) * eps) * valid
+    estimate = (kernel or network.kernel)(noisy.flatten(1, 2), t, context)
 
-    error = (estimate - eps).square() * valid
-    return error.flatten(1).sum(dim=1) / valid.flatten(1).sum(dim=1)
+    return estimate.reshape(x.shape), valid
+
+
+def _mean_square(error: Tensor, valid: Tensor) -> Tensor:
+    """Returns the mean square over what is valid, for each window."""
+    return (error.square() * valid).flatten(1).sum(dim=1) / valid.flatten(1).sum(dim=1)
 
 
 def denoising_error(
