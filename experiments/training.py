@@ -57,7 +57,7 @@ from sda_fast import VPSDE, Junction, MCScoreNet, load_prior, preset, sample
 from sda_fast.data import draw_windows, simulate
 from sda_fast.kernels import VelocityKernel
 from sda_fast.training import LEVELS
-from sda_fast.training.loss import squared_error
+from sda_fast.training.loss import consistency_error, cut, squared_error
 
 from . import front, study
 from .fit import fit
@@ -222,17 +222,6 @@ def times(recipe: Recipe, sde: VPSDE, n: int) -> Tensor:
     return torch.acos(mu.sqrt()) / math.acos(math.sqrt(sde.eta))
 
 
-def cut(x: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Chooses windows of so many states out of windows (n, w, D): returns the indices (n, w, D) of
-    what is to be gathered along the states, and which of it is (n, w, 1)."""
-    w = x.shape[1]
-    start = (torch.rand(len(x)) * (w - length + 1)).long()
-    rows = torch.arange(w)
-    inside = rows < length[:, None]
-    index = torch.where(inside, start[:, None] + rows, 0)
-    return index[..., None].expand_as(x), inside[..., None]
-
-
 def loss(network: MCScoreNet, recipe: Recipe) -> Tensor:
     """Returns the denoising loss of a batch of windows."""
     sde = VPSDE(network, (recipe.window, 3))
@@ -249,24 +238,20 @@ def loss(network: MCScoreNet, recipe: Recipe) -> Tensor:
 
 
 def halves(network: MCScoreNet, recipe: Recipe, sde: VPSDE) -> Tensor:
-    """Returns the loss of long windows and of shorter ones cut out of them, with the same noise
-    and times."""
+    """Returns the loss of whole windows and of parts cut out of them, with the same noise and
+    times."""
     n = BATCH // 2
     x, t = draw_windows(data(), n, recipe.window), times(recipe, sde, n)
     eps = torch.randn_like(x)
     shorter = torch.tensor([m for m in recipe.lengths if m < recipe.window])
     length = shorter[torch.randint(len(shorter), (n,))]
-    index, inside = cut(x, length)
+    start = (torch.rand(n) * (recipe.window - length + 1)).long()
+    if recipe.consistency:
+        return consistency_error(network, x, eps, t, start, length, sde).mean()
 
-    noisy = sde.mu(t)[:, None, None] * x + sde.sigma(t)[:, None, None] * eps
-    both = torch.cat((noisy, noisy.gather(1, index) * inside)).flatten(1)
-    mask = torch.cat((torch.ones_like(inside), inside)).to(x.dtype)
-    estimate = network.kernel(both, torch.cat((t, t)), mask[..., 0]).unflatten(1, x.shape[1:])
-
-    long = estimate[:n]
-    target = (long.detach() if recipe.consistency else eps).gather(1, index)
-    error = (estimate - torch.cat((eps, target))).square() * mask
-    return (error.mean(dim=2).sum(dim=1) / mask[..., 0].sum(dim=1)).mean()
+    x, eps = (torch.cat((y, cut(y, start))) for y in (x, eps))
+    lengths = torch.cat((torch.full((n,), recipe.window), length))
+    return squared_error(network, x, eps, torch.cat((t, t)), lengths, sde).mean()
 
 
 def train(folder: Path, name: str, iterations: int) -> MCScoreNet:

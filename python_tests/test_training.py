@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sda_fast import VPSDE, Junction, MCScoreNet, load_prior
 from sda_fast.io import read_record
 from sda_fast.training import LEVELS, Config, checkpoint, denoising_error, loop, source, train
-from sda_fast.training.loss import consistency_error
+from sda_fast.training.loss import consistency_error, cut
 
 TINY = Config(
     order=1,
@@ -324,6 +324,12 @@ def test_consistency_is_least_where_the_score_is_exact():
     for other in (0, 2):
         gain = part[other] - part[1]
         assert gain.mean() > 5 * gain.std() / n**0.5
+
+
+def test_cut():
+    x = torch.arange(10.0).reshape(2, 5)
+    expected = [[2.0, 3, 4, 4, 4], [5, 6, 7, 8, 9]]
+    assert torch.equal(cut(x, torch.tensor([2, 0])), torch.tensor(expected))
 
 
 def test_consistency_of_one_window():

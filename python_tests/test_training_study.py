@@ -90,29 +90,18 @@ def test_long_windows_estimate_what_short_ones_do_on_average(windows):
     x, eps = walks(2**17)[2**16 :], torch.randn(2**16, W, D)
     t = torch.tensor(0.05)
     noisy = sde.mu(t) * x + sde.sigma(t) * eps
-    index, inside = study.cut(noisy, torch.full((len(x),), 1))
-    short = kernel((noisy.gather(1, index) * inside).flatten(1), t, inside[..., 0].float())[:, :D]
-    long = kernel(noisy.flatten(1), t, masks(W, len(x))).reshape(x.shape).gather(1, index)[:, 0]
+    mask = masks(1, len(x))
+    alone = torch.zeros_like(noisy)
+    alone[:, 0] = noisy[:, 0]  # whose law is the one that windows of one state were given
+    short = kernel(alone.flatten(1), t, mask)[:, :D]
+    long = kernel(noisy.flatten(1), t, masks(W, len(x)))[:, :D]
 
-    # the first state's law is the one that windows of one state were given
-    first = index[:, 0, 0] == 0
-    noise = eps.gather(1, index)[first, 0]
-    for target in (noise, long[first]):
-        product = (target - short[first]) * short[first]
+    noise = eps[:, 0]
+    for target in (noise, long):
+        product = (target - short) * short
         error = product.std() / product.numel() ** 0.5
         assert product.mean().abs() < 4 * error
-    assert (long[first] - short[first]).var() < 0.8 * (noise - short[first]).var()
-
-
-def test_cut():
-    x = torch.arange(1.0, 10).expand(64, 9)[..., None]
-    length = torch.randint(1, 9, (64,))
-    index, inside = study.cut(x, length)
-    got = (x.gather(1, index) * inside)[..., 0]
-    for row, n in zip(got, length.tolist(), strict=True):
-        assert torch.equal(row[:n], row[0] + torch.arange(n))
-        assert not row[n:].any()
-    assert len(got[:, 0].unique()) > 3
+    assert (long - short).var() < 0.8 * (noise - short).var()
 
 
 def test_times():

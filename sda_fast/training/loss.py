@@ -1,6 +1,6 @@
 """The denoising loss of windows."""
 
-__all__ = ["LEVELS", "consistency_error", "denoising_error", "squared_error"]
+__all__ = ["LEVELS", "consistency_error", "cut", "denoising_error", "squared_error"]
 
 from collections.abc import Callable, Sequence
 
@@ -75,18 +75,20 @@ def consistency_error(
         The errors, with shape (2 B), of the windows and then of the parts.
     """
     n, w = x.shape[:2]
-    rows = start[:, None] + torch.arange(w, device=x.device)
-    rows = rows.clamp(max=w - 1)  # those beyond the part do not count
-
-    def part(y: Tensor) -> Tensor:
-        return y[torch.arange(n, device=y.device)[:, None], rows]
-
-    x, noise = torch.cat((x, part(x))), torch.cat((eps, part(eps)))
+    x, noise = (torch.cat((y, cut(y, start))) for y in (x, eps))
     lengths = torch.cat((torch.full_like(length, w), length))
     estimate, valid = _estimate(network, x, noise, torch.cat((t, t)), lengths, sde, kernel)
 
-    target = torch.cat((eps, part(estimate[:n].detach())))
+    target = torch.cat((eps, cut(estimate[:n].detach(), start)))
     return _mean_square(estimate - target, valid)
+
+
+def cut(x: Tensor, start: Tensor) -> Tensor:
+    """Moves windows (B, w, *) so that each begins with its state `start` (B); the last state fills
+    what is left."""
+    n, w = x.shape[:2]
+    rows = (start[:, None] + torch.arange(w, device=x.device)).clamp(max=w - 1)
+    return x[torch.arange(n, device=x.device)[:, None], rows]
 
 
 def _estimate(
