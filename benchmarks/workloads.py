@@ -119,8 +119,9 @@ class Score:
             with torch.no_grad(), ops.backend("native"):
                 if kind == "forward":
                     return network(x, t, c)
-                _, product = network.linearise(x, t, c)
-                return product(v)
+                count = max(network.samples_at_once(x), 1)  # as the sampler does
+                pairs = zip(x.split(count), v.split(count), strict=True)
+                return torch.cat([network.linearise(z, t, c)[1](w) for z, w in pairs])
 
         networks: dict[str, Callable[..., Tensor]] = {
             "eager": self.eager,
