@@ -47,26 +47,28 @@ def test_gaussian_wasserstein():
     assert gaussian_wasserstein(p, q) == pytest.approx(float((square - 2 * product).sqrt()))
 
 
-def test_without_corrections_it_is_the_samplers_map():
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_without_corrections_it_is_the_samplers_map(order: int):
     sde = VPSDE(torch.nn.Identity(), shape=(5,))
     sde.eps = GaussianEstimator(law(5), sde)
     probes = torch.cat((torch.zeros(1, 5), torch.eye(5))).double()
 
-    images = sample(sde, (6,), steps=7, x1=probes)
+    images = sample(sde, (6,), steps=7, x1=probes, order=order)
     columns = images[1:] - images[0]
-    mean, covariance = sampler_law(sde, sde.eps, steps=7)
+    mean, covariance = sampler_law(sde, sde.eps, steps=7, order=order)
 
     torch.testing.assert_close(mean, images[0], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(covariance, columns.T @ columns, rtol=1e-10, atol=1e-10)
 
 
-def test_with_corrections_it_is_the_law_of_samples():
+@pytest.mark.parametrize("order", [1, 3])
+def test_with_corrections_it_is_the_law_of_samples(order: int):
     n, members = 64, 4000  # many elements, so that delta varies little between samples
     sde = VPSDE(torch.nn.Identity(), shape=(n,))
     truth = Gaussian(torch.ones(n).double(), 0.25 * torch.eye(n).double())
     sde.eps = GaussianEstimator(truth, sde)
 
-    options = {"steps": 8, "corrections": 2, "tau": 0.5}
+    options = {"steps": 8, "corrections": 2, "tau": 0.5, "order": order}
     x = sample(sde, (members,), seed=0, **options)
     mean, covariance = sampler_law(sde, sde.eps, **options)
 

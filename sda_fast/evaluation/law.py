@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from ..sampler.plan import make_schedule
-from ..schedule import coefficients
+from ..schedule import adams_bashforth, coefficients
 from .linear_gaussian import Gaussian
 
 
@@ -119,6 +119,7 @@ def sampler_law(
     steps: int | Sequence[float] | Tensor = 64,
     corrections: int | Sequence[int] | Callable[[float], int] = 0,
     tau: float | Sequence[float] | Callable[[float], float] = 1.0,
+    order: int = 1,
     denoise: bool = False,
 ) -> Gaussian:
     r"""Computes the law of the samples of :func:`sda_fast.sample`.
@@ -129,6 +130,7 @@ def sampler_law(
         steps: The number of predictor steps, or the time grid.
         corrections: The number of Langevin corrections after each step.
         tau: The amplitude of the corrections.
+        order: The number of estimates that a predictor step uses.
         denoise: Whether the last state is denoised.
 
     Returns:
@@ -148,23 +150,38 @@ def sampler_law(
 
     times, counts, amplitudes = make_schedule(steps, corrections, tau)
     mu, sigma = coefficients(sde, times)
-    mean, S = torch.zeros(n, dtype=torch.float64), eye
+    weights = adams_bashforth(sde, times, order)
+
+    # the law of the state and of the last estimates but the present one, jointly
+    m, x = order * n, slice(n)
+    mean, S = torch.zeros(m, dtype=torch.float64), torch.zeros(m, m, dtype=torch.float64)
+    S[x, x] = eye
     M, v = affine(times[0])
 
     for i, (count, amplitude) in enumerate(zip(counts, amplitudes, strict=True), start=1):
         r = mu[i] / mu[i - 1]
         b = sigma[i] - r * sigma[i - 1]
-        P = r * eye + b * M
-        mean, S = P @ mean + b * v, P @ S @ P.T
+        w = b * weights[i - 1]
+        P, c = torch.zeros_like(S), torch.zeros_like(mean)
+        P[x] = torch.kron(w, eye)
+        P[x, x], c[x] = r * eye + w[0] * M, w[0] * v
+        if order > 1:
+            P[n : 2 * n, x], c[n : 2 * n] = M, v
+            P[2 * n :, n:-n] = torch.eye(m - 2 * n, dtype=torch.float64)
+        mean, S = P @ mean + c, P @ S @ P.T
 
         M, v = affine(times[i])
         for _ in range(count):
-            square = (M @ S @ M.T).trace() + (M @ mean + v).square().sum()
+            square = (M @ S[x, x] @ M.T).trace() + (M @ mean[x] + v).square().sum()
             delta = amplitude / (square / n)
-            P = eye - sigma[i] * delta * M
-            mean = P @ mean - sigma[i] * delta * v
-            S = P @ S @ P.T + 2 * delta * sigma[i] ** 2 * eye
+            P = torch.eye(m, dtype=torch.float64)
+            P[x, x] -= sigma[i] * delta * M
+            mean = P @ mean
+            mean[x] -= sigma[i] * delta * v
+            S = P @ S @ P.T
+            S[x, x] += 2 * delta * sigma[i] ** 2 * eye
 
+    mean, S = mean[x], S[x, x]
     if denoise:
         P = (eye - sigma[-1] * M) / mu[-1]
         mean, S = P @ mean - sigma[-1] / mu[-1] * v, P @ S @ P.T
