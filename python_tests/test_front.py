@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments import front as study
-from experiments import front_flow, schedules
+from experiments import front_flow, schedule_search, schedules
 from experiments.lorenz import cases, correctors, equal_cost
 from experiments.lorenz.cases import FILTER
 from sda_fast import Recipe
@@ -106,6 +106,45 @@ def test_equal_cost(tmp_path):
     assert "| lo | Gamma 0.03 | 12 |" in report
     assert "| hi | spectral 0.1 | 12 |" in report
     assert "| hi | MMPS 1 | 8 |" in report
+
+
+# A search of schedules
+
+
+def test_candidates_keep_to_the_budget():
+    for candidate in schedule_search.draw(100):
+        recipe = candidate.recipe(candidate.steps)
+        counts, n = recipe.corrections, len(recipe.corrections)
+        assert 0.75 * schedule_search.BUDGET < recipe.evaluations <= schedule_search.BUDGET
+        assert set(counts) <= {0, candidate.count}
+        assert not any(counts[n - candidate.last :])
+        allowed = [t < candidate.below for t in recipe.steps[1 : n - candidate.last + 1]]
+        assert [c > 0 for c in counts[: n - candidate.last]] == allowed
+
+
+def test_search_of_schedules(tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule_search, "BUDGET", 12)
+    text = schedule_search.run(tmp_path, schedule_search.Profile(3))
+    log = (tmp_path / "schedules.jsonl").read_text()
+    records = [json.loads(line) for line in log.splitlines()]
+    least = min(schedule_search.score(r) for r in records)
+    assert f"| {schedules.write(least)} |" in text
+    assert schedule_search.run(tmp_path, schedule_search.Profile(3)) == text
+    assert (tmp_path / "schedules.jsonl").read_text() == log
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None], ids=str)
+def test_unstable_schedules_are_the_worst(tmp_path, monkeypatch, value):
+    def kl_divergence(*_):
+        return torch.linalg.cholesky(-torch.eye(2))[0, 0] if value is None else value
+
+    monkeypatch.setattr(schedule_search, "BUDGET", 12)
+    monkeypatch.setattr(schedule_search, "kl_divergence", kl_divergence)
+    text = schedule_search.run(tmp_path, schedule_search.Profile(1))
+    record = json.loads((tmp_path / "schedules.jsonl").read_text())
+    assert record["error"] == "not stable: lo"
+    assert schedule_search.score(record) == math.inf
+    assert "| unstable | unstable |" in text
 
 
 # Kinds of corrector
