@@ -60,8 +60,8 @@ def eager(y: Tensor, members: int, steps: int) -> Callable[[], Tensor]:
 
 def native(name: str, y: Tensor, members: int) -> Callable[[], Tensor]:
     """Returns what samples a preset."""
-    recipe = preset(name)
-    prior = load_prior("lorenz63-w9", length=LENGTH, composition=recipe.composition)
+    recipe = preset(name, last=0.003)
+    prior = load_prior("lorenz63-w13", length=LENGTH, composition=recipe.composition)
     A = Subsample(prior.shape, slice(None, None, EVERY), slice(0, 1))
     sde = VPSDE(GaussianScore(y, A, STD, prior, gamma=GAMMA), prior.shape)
     return lambda: sample(sde, (members,), seed=0, **recipe.options)

@@ -50,15 +50,18 @@ from sda_fast.io import atomic_write
 RESULTS = Path(__file__).with_suffix(".json")
 START, END = "<!-- python -m experiments.front -->", "<!-- end -->"
 
-JUNCTION = Junction(window=9, stride=4)
-EVEN = Recipe("junction, even steps", JUNCTION, 64, 1, 0.5)
+PRIOR, SHORTER = "lorenz63-w13", "lorenz63-w9"
+LAST = 0.003  # where the grids of the former end
+EVEN = Recipe("junction, even steps", "junction", 64, 1, 0.5)
 
 
 def recipes() -> Iterator[tuple[str, str, Recipe]]:
     """Lists names, priors and recipes."""
     for name in PRESETS:
-        yield name, "lorenz63-w9", preset(name)
-    yield EVEN.name, "lorenz63-w9", EVEN
+        yield name, PRIOR, preset(name, last=LAST)
+    for name, shorter in zip(PRESETS, BY_SHORTER, strict=True):
+        yield shorter, SHORTER, preset(name)
+    yield EVEN.name, PRIOR, EVEN
 
     grid = tuple(0.9 * (1 - n / 64) ** 2 for n in range(65))
     shrinking = tuple(0.5 if t > 0.02 else 0.125 for t in torch.linspace(1, 0, 65)[1:].tolist())
@@ -68,10 +71,13 @@ def recipes() -> Iterator[tuple[str, str, Recipe]]:
         ("+ corrections below 0.5 only, twice", {"corrections": mid}),
         ("+ a smaller tau at the end", {"tau": shrinking}),
     ):
-        yield name, "lorenz63-w9", replace(EVEN, **change)
+        yield name, PRIOR, replace(EVEN, **change)
 
-    yield "fast, no clip", "lorenz63-w9", replace(preset("fast"), clip=None)
-    yield "fast, centre", "lorenz63-w9", replace(preset("fast"), composition="centre")
+    fast = preset("fast", last=LAST)
+    yield "fast, no clip", PRIOR, replace(fast, clip=None)
+    yield "fast, centre", PRIOR, replace(fast, composition="centre")
+    yield "fast, ends at 0.007", PRIOR, preset("fast")
+    yield "fast, stride 4", PRIOR, replace(fast, composition=Junction(13, 4))
     yield "published", "lorenz63", preset("published")
 
 
@@ -89,6 +95,8 @@ class Profile:
 QUICK = Profile(truths=range(2, 4), others=range(2, 4), published=(), members=32)
 FULL = Profile(truths=range(2, 10), others=range(2, 6), published=range(2, 6), members=32)
 PRESETS = ("draft", "fast", "accurate")
+OF_9 = ", windows of 9"
+BY_SHORTER = tuple(name + OF_9 for name in PRESETS)
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,8 @@ def cells(profile: Profile) -> Iterator[Cell]:
         for truth in profile.truths:
             yield Cell(setting, FILTER, truth, profile.members)
     for name, _, recipe in recipes():
-        some = {"published": profile.published} | dict.fromkeys(PRESETS, profile.truths)
+        some = dict.fromkeys((*PRESETS, *BY_SHORTER), profile.truths)
+        some["published"] = profile.published
         for truth in some.get(name, profile.others):
             for setting in SETTINGS:
                 yield Cell(setting, name, truth, profile.members, recipe.evaluations)
@@ -248,14 +257,19 @@ def table(rows: Sequence[Record]) -> str:
 def draw(rows: Sequence[Record], path: Path) -> None:
     """Draws W1 over the floor against evaluations and against seconds; a dashed line is at the
     published recipe's."""
+    from matplotlib import colormaps
+
+    colours = colormaps["tab20"]
     figure, axes = study.panels(len(SETTINGS), 2, width=4.5, height=3, sharey="row")
     for line, setting in zip(axes, SETTINGS, strict=True):
         here = [r for r in rows if r["setting"] == setting and "w1" in r and r["evaluations"]]
+        bases = list(dict.fromkeys(row["name"].removesuffix(OF_9) for row in here))
         for panel, cost in zip(line, ("evaluations", "seconds"), strict=True):
-            for i, row in enumerate(here):
+            for row in here:
                 value, error = row["w1"]
-                colour = f"C{i % 10}"
-                shape = "s" if row["name"].startswith(("+", "fast,")) else "o"
+                colour = colours(bases.index(row["name"].removesuffix(OF_9)))
+                shape = "o" if row["name"] in (*PRESETS, "published") else "s"
+                shape = "v" if row["name"] in BY_SHORTER else shape
                 panel.errorbar(
                     row[cost], value, error or 0.0, fmt=shape, ms=4, color=colour, label=row["name"]
                 )
@@ -264,7 +278,8 @@ def draw(rows: Sequence[Record], path: Path) -> None:
             panel.axhline(1, color="black", lw=0.8)
             panel.set(xscale="log", xlabel=cost)
         line[0].set_ylabel(f"{setting}: W1 / floor")
-    axes[0, 1].legend(fontsize="xx-small", frameon=False)
+    place = {"bbox_to_anchor": (1, 1), "loc": "upper left"}
+    axes[0, 1].legend(fontsize="x-small", frameon=False, **place)
     figure.savefig(path)
 
 

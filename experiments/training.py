@@ -35,7 +35,7 @@ Each network is judged by its denoising error on windows that none was trained o
 of the network as shipped, on the same windows and noise, and by posteriors of the preset "fast", of
 truths that the presets were tuned on, scored as in :mod:`experiments.front`, and by the share of
 middle states near the z-axis of trajectories that nothing guides, where the composed prior fails
-first (:mod:`experiments.lorenz.excess`). The prior that comes with the package stands beside them,
+first (:mod:`experiments.lorenz.excess`). The priors that come with the package stand beside them,
 with 250,000 iterations.
 
 References:
@@ -54,6 +54,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sda_fast import VPSDE, Junction, MCScoreNet, load_prior, preset, sample
+from sda_fast import Recipe as Sampling
 from sda_fast.data import draw_windows, simulate
 from sda_fast.kernels import VelocityKernel
 from sda_fast.training import LEVELS
@@ -68,7 +69,8 @@ from .lorenz.posterior import SETTINGS
 from .preconditioning import PreconditionedKernel
 from .study import Record
 
-SHIPPED, BASE, PRESET = "lorenz63-w9", "as shipped", "fast"
+SHIPPED = {front.SHORTER: Junction(9, 4), front.PRIOR: Junction(13, 6)}
+BASE, PRESET = "as shipped", "fast"
 BATCH, LONGEST = 128, 13
 TRAJECTORIES, STATES = 8192, 1024  # what windows are cut from
 MIXTURE = (1, 2, 3, 4, 5, 5, 5, 6, 7, 8, 9, 9, 9, 9)  # the lengths of the prior that is shipped
@@ -255,17 +257,19 @@ def halves(network: MCScoreNet, recipe: Recipe, sde: VPSDE) -> Tensor:
 
 
 def train(folder: Path, name: str, iterations: int) -> MCScoreNet:
-    """Trains a network by a recipe's name, unless the folder holds it. That of the package comes
+    """Trains a network by a recipe's name, unless the folder holds it. Those of the package come
     with it."""
-    if name == SHIPPED:
-        network = load_prior(SHIPPED).eps
+    if name in SHIPPED:
+        network = load_prior(name, composition=SHIPPED[name]).eps
         assert isinstance(network, MCScoreNet)
         return network
 
     recipe = RECIPES[name]
     steps = round(recipe.share * iterations)
     path = folder / f"{name.replace(',', '').replace(' ', '-')}-{iterations}.safetensors"
-    return fit(build(recipe), partial(loss, recipe=recipe), path, iterations=steps)
+    network = fit(build(recipe), partial(loss, recipe=recipe), path, iterations=steps)
+    network.composition = recipe.composition
+    return network
 
 
 # Judging
@@ -320,10 +324,9 @@ def assimilate(cell: Posterior, folder: Path) -> Record:
     if cell.recipe == FILTER:
         return exact
 
-    instrument, how = SETTINGS[cell.setting], preset(PRESET)
+    instrument, how = SETTINGS[cell.setting], recipe_of(cell.recipe)
     case = cases.make_case(instrument, cell.truth, cell.members)
     network = train(folder, cell.recipe, cell.iterations)
-    network.composition = RECIPES.get(cell.recipe, RECIPES[BASE]).composition
     guided = cases.guide(case, instrument, VPSDE(network, (LENGTH, 3)))
     sde = VPSDE(guided, guided.sde.shape)
     x = sample(sde, (cell.members,), seed=cell.truth, **how.options)
@@ -334,17 +337,18 @@ def assimilate(cell: Posterior, folder: Path) -> Record:
 def simulate_prior(cell: Unguided, folder: Path) -> Record:
     """Draws trajectories of a prior, and returns how many are near the z-axis in the middle."""
     network = train(folder, cell.recipe, cell.iterations)
-    network.composition = RECIPES.get(cell.recipe, RECIPES[BASE]).composition
     sde = VPSDE(network, (FREE, 3))
     x = cases.kept(
-        cases.chain.postprocess(sample(sde, (cell.trajectories,), seed=0, **preset(PRESET).options))
+        cases.chain.postprocess(
+            sample(sde, (cell.trajectories,), seed=0, **recipe_of(cell.recipe).options)
+        )
     )
     return {"near": float(near_axis(x[:, FREE // 2]).double().mean())}
 
 
 def cells(profile: Profile) -> tuple[list[Error], list[Unguided], list[Posterior]]:
     """Lists a profile's cells."""
-    names = (*profile.recipes, SHIPPED)
+    names = (*profile.recipes, *SHIPPED)
     return (
         [Error(name, profile.iterations, profile.windows) for name in names],
         [Unguided(name, profile.iterations, profile.unguided) for name in names],
@@ -360,13 +364,25 @@ def cells(profile: Profile) -> tuple[list[Error], list[Unguided], list[Posterior
 # Tables
 
 
+def recipe_of(name: str) -> Sampling:
+    """Returns how a network's posteriors are drawn."""
+    return preset(PRESET, last=front.LAST if name == front.PRIOR else None)
+
+
+def learnt(name: str) -> Sequence[int]:
+    """Returns the lengths that a network has learnt to score."""
+    if name in RECIPES:
+        return RECIPES[name].lengths
+    return load_prior(name).eps.lengths or LENGTHS  # type: ignore[attr-defined,no-any-return]
+
+
 def errors_table(records: Sequence[Record]) -> str:
     """Writes the errors of the network trained as shipped, and the differences from them of the
     others, in thousandths."""
     lines = []
     for i, length in enumerate(LENGTHS):
         for record in records:
-            if length not in RECIPES.get(record["recipe"], RECIPES[BASE]).lengths:
+            if length not in learnt(record["recipe"]):
                 continue
             if record["recipe"] == BASE:
                 values = [f"{e:.4f}" for e in record["error"][i]]

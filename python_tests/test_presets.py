@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.front import LAST
 from sda_fast import VPSDE, Centre, GaussianScore, Junction, MCScoreNet, explain, sample
-from sda_fast.presets import LEAST, MEASURED, PRESETS, preset, scheduled, suggest
+from sda_fast.presets import BUDGETS, LEAST, MEASURED, PRESETS, preset, scheduled, suggest
 
 
 def prior(length_aware: bool = True) -> VPSDE:
@@ -36,6 +37,23 @@ def test_published():
 def test_unknown_preset():
     with pytest.raises(ValueError, match=r"name must be one of published, .*, got 'best'"):
         preset("best")
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_the_end_of_the_grid(name):
+    recipe, usual = preset(name, last=0.003), preset(name)
+    assert (recipe.steps[0], recipe.steps[-1]) == (usual.steps[0], pytest.approx(0.003))
+    assert usual.steps[-1] == pytest.approx(0.007)
+    assert BUDGETS[name] - 4 < recipe.evaluations <= BUDGETS[name]
+    assert suggest(prior(), BUDGETS[name], last=0.003).steps == recipe.steps
+
+
+def test_bad_ends_of_the_grid():
+    for last in (-0.1, 0.7, float("nan")):
+        with pytest.raises(ValueError, match=r"last must be at least 0 and below 0\.7, got"):
+            preset("fast", last=last)
+    with pytest.raises(ValueError, match="last is of draft, fast, accurate, 'published' ends at 0"):
+        preset("published", last=0.003)
 
 
 @pytest.mark.parametrize("budget", [LEAST, 13, 64, 128, 500])
@@ -70,10 +88,11 @@ def test_what_was_measured():
     rows = json.loads((Path(__file__).parents[1] / "experiments" / "front.json").read_text())
     names = {preset(name).evaluations: name for name in ("draft", "fast", "accurate")}
     assert list(MEASURED) == list(names)
+    assert all(preset(name, last=LAST).evaluations == count for count, name in names.items())
     for evaluations, ratio in MEASURED.items():
         means = [row["w1"][0] for row in rows if row["name"] == names[evaluations]]
         assert ratio == round(sum(means) / len(means), 1)
-    assert "1.5 with 64" in str(suggest(prior(), 40))
+    assert "1.2 with 64" in str(suggest(prior(), 40))
 
 
 def test_suggest_for_seconds():

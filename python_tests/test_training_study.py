@@ -126,7 +126,7 @@ def small(small_cases, monkeypatch):
     monkeypatch.setattr(study, "STATES", 64)
     monkeypatch.setattr(study, "BATCH", 8)
     monkeypatch.setattr(study, "RECIPES", {n: replace(r, width=8) for n, r in RECIPES.items()})
-    monkeypatch.setattr(study, "preset", lambda name: SHORT)
+    monkeypatch.setattr(study, "preset", lambda name, **_: SHORT)
     cached = (study.data, study.errors, study.front.second_run)
     for function in cached:
         function.cache_clear()
@@ -142,7 +142,7 @@ RECIPES = dict(study.RECIPES)
 def test_run(small, tmp_path, monkeypatch):
     profile = study.Profile(tuple(RECIPES), 2, windows=64, truths=(0,), members=20, unguided=4)
     text = study.run(tmp_path, profile)
-    for name in (*RECIPES, study.SHIPPED):
+    for name in (*RECIPES, *study.SHIPPED):
         assert f"| lo | {name} | " in text
         assert f"| 9 | {name} | " in text
     assert "| 1 | 5 and 9 only |" not in text
@@ -165,13 +165,14 @@ def test_a_run_that_diverges_is_infinitely_bad():
 
 @pytest.mark.filterwarnings("ignore:the effective sample size:RuntimeWarning")
 def test_excess(small_cases, tmp_path, monkeypatch):
-    monkeypatch.setattr(excess, "METHODS", {"fast": (SHORT, 0.03), "gamma 0.3": (SHORT, 0.3)})
+    ways = {"fast": (excess.PRIOR, SHORT, 0.03), "gamma 0.3": (excess.LONGER, SHORT, 0.3)}
+    monkeypatch.setattr(excess, "METHODS", ways)
     monkeypatch.setattr(excess, "DRAWS", 2)
     monkeypatch.setattr(excess, "RECIPE", SHORT)
     profile = excess.Profile((4, 7), 256, 512, ("fast",), 20, lengths=(9, 17), unguided=4)
     text = excess.run(tmp_path, profile)
     lines = text.splitlines()
-    assert len(lines) == (2 + 2 * 3) + 1 + (2 + 2 * 3) + 1 + (2 + 1 + 4)
+    assert len(lines) == (2 + 2 * 3) + 1 + (2 + 2 * 3) + 1 + (2 + 1 + 8)
     assert any(line.startswith(f"| lo | {FILTER} | 1.00 ± 0.00 |") for line in lines)
     assert any(line.startswith("| hi | gamma 0.3 |") for line in lines)
     excess.attractor.cache_clear()

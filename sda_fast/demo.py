@@ -56,8 +56,8 @@ def demo(
     y = x[::EVERY, :1] + STD * noise
 
     # far fewer evaluations than the paper's 256 steps of 16 corrections
-    recipe = preset("fast")
-    prior = load_prior("lorenz63-w9", length=LENGTH, composition=recipe.composition)
+    recipe = preset("fast", last=0.003)
+    prior = load_prior("lorenz63-w13", length=LENGTH, composition=recipe.composition)
     guided = GaussianScore(y, lambda x: x[..., ::EVERY, :1], STD, prior, gamma=GAMMA)
     posterior = VPSDE(guided, prior.shape)
 

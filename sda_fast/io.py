@@ -35,6 +35,7 @@ FORMAT = "sda_fast prior 1"
 PRIORS = {
     "lorenz63": "the paper's network, windows of 5 states (k = 2)",
     "lorenz63-w9": "a length-aware network, windows of up to 9 states, for both compositions",
+    "lorenz63-w13": "windows of 7 to 13 states that agree, for the best posteriors",
     "kolmogorov-32": "Kolmogorov flow on 32 × 32 points, a length-aware U-Net, windows of up to 5",
 }
 

@@ -10,11 +10,12 @@ distinct particles that all trajectories go back to at the first state.
 Is it guidance, or how scores of windows are composed? Of truths 4 and 7, which are the worst, there
 are posteriors by the same schedule with another gamma, and with the windows of the junction rule
 closer to each other or further apart, and of all truths with those that overlap by 7 states in
-place of 5. Those two truths begin near the z-axis, along which the origin attracts: c decays for
-long before a and b have grown. So mean and deviation of c at the first state are shown.
+place of 5, and by a network of windows of 13. Those two truths begin near the z-axis, along which
+the origin attracts: c decays for long before a and b have grown. So mean and deviation of c at the
+first state are shown.
 
 Without any observation the same shows: a last table has the share of middle states near that axis,
-of the composed prior's trajectories by their length, beside that of the attractor.
+of the composed priors' trajectories by their length, beside that of the attractor.
 
 W1 is the mean over groups of 32 members and 16 draws of 32 trajectories of a filter, its floor the
 mean over as many draws of two filters: a single one strays by a tenth.
@@ -41,16 +42,25 @@ from .posterior import SETTINGS
 DRAWS, GROUP = 16, 32
 RECIPE = preset("fast")
 FAST = RECIPE.name
+LATER = preset("fast", last=front.LAST)
+OF_13 = "windows of 13"
 
-# ways to sample: recipes, and gammas
-METHODS: dict[str, tuple[Recipe, float]] = {
-    FAST: (RECIPE, GAMMA),
-    "gamma 0.003": (RECIPE, 0.003),
-    "gamma 0.3": (RECIPE, 0.3),
-    "stride 6": (replace(RECIPE, composition=Junction(9, 6)), GAMMA),
-    "stride 2": (replace(RECIPE, composition=Junction(9, 2)), GAMMA),
-    "stride 1": (replace(RECIPE, composition=Junction(9, 1)), GAMMA),
+PRIOR, LONGER = "lorenz63-w9", "lorenz63-w13"
+
+# ways to sample: priors, recipes and gammas
+METHODS: dict[str, tuple[str, Recipe, float]] = {
+    FAST: (PRIOR, RECIPE, GAMMA),
+    "gamma 0.003": (PRIOR, RECIPE, 0.003),
+    "gamma 0.3": (PRIOR, RECIPE, 0.3),
+    "stride 6": (PRIOR, replace(RECIPE, composition=Junction(9, 6)), GAMMA),
+    "stride 2": (PRIOR, replace(RECIPE, composition=Junction(9, 2)), GAMMA),
+    "stride 1": (PRIOR, replace(RECIPE, composition=Junction(9, 1)), GAMMA),
+    OF_13: (LONGER, LATER, GAMMA),
+    f"{OF_13}, stride 4": (LONGER, replace(LATER, composition=Junction(13, 4)), GAMMA),
 }
+
+# of trajectories that nothing guides: priors, their windows and strides
+UNGUIDED = ((PRIOR, 9, 4), (PRIOR, 9, 2), (LONGER, 13, 6), (LONGER, 13, 4))
 
 
 @dataclass(frozen=True)
@@ -68,9 +78,8 @@ class Profile:
 
 WORST = (4, 7)
 QUICK = Profile(WORST, 2**14, 2**17, (FAST,), members=32, lengths=(9, 17, 33), unguided=512)
-FULL = Profile(
-    range(2, 10), 2**14, 2**17, (FAST, "stride 2"), members=32, lengths=(9, 17, 33), unguided=2048
-)
+BY_ALL = (FAST, "stride 2", OF_13, f"{OF_13}, stride 4")
+FULL = Profile(range(2, 10), 2**14, 2**17, BY_ALL, members=32, lengths=(9, 17, 33), unguided=2048)
 
 
 @dataclass(frozen=True)
@@ -86,10 +95,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Unguided:
-    """Trajectories of the prior."""
+    """Trajectories of a prior."""
 
-    length: int
+    prior: str
+    window: int
     stride: int
+    length: int
     members: int
 
 
@@ -128,11 +139,11 @@ def reference(setting: str, truth: int, particles: int, run: int) -> tuple[Tenso
 
 def draw(cell: Cell) -> Tensor:
     """Draws physical trajectories (N, L, 3) by a cell's method."""
-    recipe, gamma = METHODS[cell.method]
+    name, recipe, gamma = METHODS[cell.method]
     instrument = SETTINGS[cell.setting]
     truth, generator = cases.simulate(cell.truth)
     case = cases.Case(truth, cases.observe(instrument, truth, generator), truth[None])
-    prior = load_prior("lorenz63-w9", length=LENGTH, composition=recipe.composition)
+    prior = load_prior(name, length=LENGTH, composition=recipe.composition)
     sde = VPSDE(cases.guide(case, instrument, prior, gamma), prior.shape)
     return chain.postprocess(sample(sde, (cell.members,), seed=cell.truth, **recipe.options))
 
@@ -172,7 +183,8 @@ def near_axis(x: Tensor) -> Tensor:
 
 def evaluate_prior(cell: Unguided) -> Record:
     """Returns the share of middle states near the axis."""
-    prior = load_prior("lorenz63-w9", length=cell.length, composition=Junction(9, cell.stride))
+    rule = Junction(cell.window, cell.stride)
+    prior = load_prior(cell.prior, length=cell.length, composition=rule)
     x = chain.postprocess(sample(prior, (cell.members,), seed=0, **RECIPE.options))
     return {"near": float(near_axis(x[:, cell.length // 2]).double().mean())}
 
@@ -180,12 +192,13 @@ def evaluate_prior(cell: Unguided) -> Record:
 def prior_table(records: Sequence[Record], particles: int) -> str:
     """Writes the shares of middle states near the axis, and their standard errors."""
     exact = float(near_axis(attractor(particles, 1)).double().mean())
-    lines = [["attractor", "", f"{exact:.1%}"]]
+    lines = [["attractor", "", "", "", f"{exact:.1%}"]]
     for r in records:
         error = math.sqrt(exact * (1 - exact) / r["members"])
-        lines.append([r["length"], r["stride"], f"{r['near']:.1%} ± {error:.1%}"])
+        near = f"{r['near']:.1%} ± {error:.1%}"
+        lines.append([r["prior"], r["window"], r["stride"], r["length"], near])
 
-    return study.table(["states", "stride", "near the axis"], lines)
+    return study.table(["", "windows of", "stride", "states", "near the axis"], lines)
 
 
 def filters_table(records: Sequence[Record], profile: Profile) -> str:
@@ -242,7 +255,7 @@ def run(out: Path, profile: Profile, device: str = "cpu") -> str:
     records = study.evaluate_all(
         out / "excess.jsonl", cells(profile), partial(evaluate, device=device)
     )
-    priors = [Unguided(n, k, profile.unguided) for k in (4, 2) for n in profile.lengths]
+    priors = [Unguided(*how, n, profile.unguided) for how in UNGUIDED for n in profile.lengths]
     unguided = study.evaluate_all(out / "excess-prior.jsonl", priors, evaluate_prior)
     tables = (
         filters_table(records, profile),
