@@ -9,7 +9,7 @@ import torch
 
 from experiments import front as study
 from experiments import front_flow, schedule_search, schedules
-from experiments.lorenz import cases, correctors, equal_cost
+from experiments.lorenz import cases, correctors, ends, equal_cost
 from experiments.lorenz.cases import FILTER
 from sda_fast import Recipe
 from sda_fast.evaluation import kl_divergence, sampler_law
@@ -33,9 +33,10 @@ def _small(small_cases, monkeypatch):
 
 
 def test_profiles():
-    """No truth that the presets were chosen by is judged."""
+    """No truth that the presets, or the ends of their grids, were chosen by is judged."""
+    chosen = {0, 1, *ends.FULL.truths}
     for profile in (study.QUICK, study.FULL):
-        assert not {0, 1} & {*profile.truths, *profile.others, *profile.published}
+        assert not chosen & {*profile.truths, *profile.others, *profile.published}
 
 
 def test_run(tmp_path, monkeypatch):
@@ -106,6 +107,24 @@ def test_equal_cost(tmp_path):
     assert "| lo | Gamma 0.03 | 12 |" in report
     assert "| hi | spectral 0.1 | 12 |" in report
     assert "| hi | MMPS 1 | 8 |" in report
+
+
+# Where the grid ends
+
+
+def test_ends(tmp_path, monkeypatch):
+    def preset(name: str, last: float) -> Recipe:
+        return Recipe(name, "junction", (0.9, 0.3, last), (1, 0), 0.5, True, 5.0)
+
+    monkeypatch.setattr(ends, "preset", preset)
+    profile = ends.Profile(("fast",), (("lorenz63-w13", (0.1, 0.003)),), (10,), members=20)
+    report = ends.run(tmp_path, profile)
+    lines = (tmp_path / "ends.jsonl").read_text().splitlines()
+    log_priors = [json.loads(line)["log_prior"] for line in lines]
+    assert len(set(log_priors)) == 4
+    for setting in ("lo", "hi"):
+        for last in (0.1, 0.003):
+            assert f"| {setting} | lorenz63-w13 | fast | {last} | " in report
 
 
 # A search of schedules

@@ -317,6 +317,8 @@ def test_lengths_that_a_network_was_trained_for():
         network.plan(8)
     with pytest.raises(ValueError, match="lengths are only for a length_aware network"):
         mlp(2, lengths=(5,))
+    with pytest.raises(ValueError, match=r"lengths must be between 1 and 5, got \(3, 6\)"):
+        mlp(2, length_aware=True, lengths=(3, 6))
 
 
 @pytest.mark.parametrize("composition", [Centre(3), Junction(7, 3)], ids=str)

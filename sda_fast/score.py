@@ -246,6 +246,8 @@ class MCScoreNet(nn.Module):
             raise ValueError(f"order must be at least 1, got {order}")
         if lengths is not None and not length_aware:
             raise ValueError("lengths are only for a length_aware network")
+        if not all(1 <= n <= 2 * order + 1 for n in lengths or ()):
+            raise ValueError(f"lengths must be between 1 and {2 * order + 1}, got {lengths}")
 
         self.features = features
         self.context = context
