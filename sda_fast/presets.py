@@ -9,10 +9,9 @@ other, and near :math:`t = 0` a correction of large amplitude leaves noise of it
 with corrections below :math:`t = 0.7` only, smaller ones below 0.02 and none at the end, where the
 state is denoised instead. All estimates are clipped. `docs/front.md` has the measurements.
 
-The last time :math:`t_N` is a property of the network: denoising takes away what noise there is of
-the system's own in that direction, by the share
-:math:`\sigma(t_N)^2 / (\sigma(t_N)^2 + s^2)` of transition noise s, and what an imperfect network
-errs at :math:`t_N` puts some back. One that errs less wants a lower one.
+Which last time :math:`t_N` is best depends on the network: denoising takes away the share
+:math:`\sigma(t_N)^2 / (\sigma(t_N)^2 + s^2)` of the variance of transition noise with deviation s,
+and what the network errs at :math:`t_N` puts some back. One that errs less wants a smaller one.
 """
 
 __all__ = ["PRESETS", "Recipe", "preset", "suggest"]
@@ -41,7 +40,8 @@ FEW = 128
 LEAST = 8  # score evaluations, below which there is no schedule
 
 # What evaluations bought on Lorenz-63: W1 to a particle filter's posterior over that of another run
-# of it, the mean of low- and high-frequency observations (docs/front.md).
+# of it, by lorenz63-w13 with its own end of the grid, the mean of low- and high-frequency
+# observations (docs/front.md).
 MEASURED = {64: 1.2, 126: 1.1, 498: 1.2}
 
 
@@ -222,9 +222,7 @@ def suggest(
     elif budget is None:
         budget = PRESETS["fast"].evaluations
     bought = ", ".join(f"{ratio} with {count}" for count, ratio in MEASURED.items())
-    why.append(
-        f"on Lorenz-63, by the junction rule, W1 was this many times an exact method's: {bought}"
-    )
+    why.append(f"on Lorenz-63, by lorenz63-w13, W1 was this many times an exact method's: {bought}")
 
     recipe = scheduled("suggested", budget, composition, last=last, why=why, **planned)
     return dataclasses.replace(recipe, **overrides)
