@@ -4,9 +4,10 @@ __all__ = ["free_memory", "windows_that_fit"]
 
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -51,10 +52,12 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
+# Of each kernel that has been tried, by what its results depend on.
+_tried: "WeakKeyDictionary[nn.Module, dict[Any, _Results | None]]" = WeakKeyDictionary()
+
+
 def windows_that_fit(network: Any, x: Tensor, gradient: bool) -> int | None:
     """Returns how many windows fit into half of the free memory, or None if it cannot be known.
-
-    The network is run on one window without memory, on torch's device `meta`.
 
     Arguments:
         network: A :class:`sda_fast.MCScoreNet`.
@@ -65,23 +68,38 @@ def windows_that_fit(network: Any, x: Tensor, gradient: bool) -> int | None:
     if free is None:
         return None
 
-    kernel, space = network.kernel, x.shape[3:]
+    kernel = network.kernel
     if any(hooked(module) for module in kernel.modules()):
         return None  # what is called beside it is not for a trial
+    tensors = {**dict(kernel.named_parameters()), **dict(kernel.named_buffers())}
+    shapes = tuple((name, value.shape) for name, value in tensors.items())
+    key = (network.context, network.length_aware, x.dtype, x.shape[3:], shapes)
+    tried = _tried.setdefault(kernel, {})
+    if key not in tried:
+        tried[key] = _try(network, x, tensors)
+    results = tried[key]
+    if results is None:
+        return None
+
+    each = results.total if gradient else 4 * results.largest
+    return max(int(SHARE * free) // max(each, 1), 1)
+
+
+def _try(network: Any, x: Tensor, tensors: dict[str, Tensor]) -> _Results | None:
+    """Runs the network on one window without memory, on torch's device `meta`, or returns None if
+    it does not run so."""
+    space = x.shape[3:]
     channels = network.context + (network.window if network.length_aware else 0)
     meta: dict[str, Any] = {"dtype": x.dtype, "device": "meta"}
     window = torch.empty(1, network.features * network.window, *space, **meta)
     context = torch.empty(channels, *space, **meta) if channels else None
-    tensors = {**dict(kernel.named_parameters()), **dict(kernel.named_buffers())}
     tensors = {name: value.detach().to("meta") for name, value in tensors.items()}
 
     results = _Results()
     try:
         with torch.no_grad(), results:
             arguments = (window, torch.empty((), **meta), context)
-            torch.func.functional_call(kernel, tensors, arguments)
-    except Exception:  # a network of the user's own that cannot run so
+            torch.func.functional_call(network.kernel, tensors, arguments)
+    except Exception:  # a network of the user's own
         return None
-
-    each = results.total if gradient else 4 * results.largest
-    return max(int(SHARE * free) // max(each, 1), 1)
+    return results
