@@ -4,6 +4,9 @@
 #include <stdexcept>
 
 #include "loops.h"
+#ifdef SDA_FAST_X86
+#include <cpuid.h>
+#endif
 
 namespace sda_fast {
 namespace {
@@ -14,11 +17,17 @@ struct Choice {
   const TileTable* tiles;
 };
 
+#ifdef SDA_FAST_X86
+bool has_f16c() {  // which Clang 14's __builtin_cpu_supports does not know
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
 // What each table was compiled for, feature by feature: see CMakeLists.txt.
 bool has_avx2() {
 #ifdef SDA_FAST_X86
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 #else
   return false;
 #endif
