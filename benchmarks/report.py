@@ -71,7 +71,7 @@ NOTES = {
     "unet": "A U-Net on the four windows of a trajectory of 8 states of two components, composed; "
     "its convolutions are the library's.",
     "training": 'There are no operators for it: "native" is the step of `sda_fast train`, with the '
-    "optimiser's update in one pass, and with bfloat16 the channels of fields last.",
+    'update of all weights in one pass, and "native compiled" that of `sda_fast train --compile`.',
     "startup": "From the start of a process to its end: importing, or drawing a first sample in "
     'one step. "Compiled" has the compiler\'s time in it, without a cache of earlier runs. No '
     "import takes less than torch's.",

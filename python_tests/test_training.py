@@ -84,8 +84,8 @@ def test_a_run_is_a_function_of_its_configuration(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"length_aware": True}, {"length_aware": True, "consistency": True}],
-    ids=["plain", "length-aware", "consistency"],
+    [{}, {"length_aware": True}, {"length_aware": True, "consistency": True}, {"compile": True}],
+    ids=["plain", "length-aware", "consistency", "compiled"],
 )
 @pytest.mark.parametrize("after", [10, 14, 29])
 def test_resume(
@@ -110,6 +110,13 @@ def test_resume(
     whole = load_prior(tmp_path / "whole.best.safetensors", length=9).eps.state_dict()
     best = load_prior(tmp_path / "prior.best.safetensors", length=9).eps.state_dict()
     assert same(best, whole)
+
+
+def test_compiled(tmp_path: Path):
+    """Changes what is learnt by rounding alone."""
+    compiled = run(replace(TINY, compile=True), tmp_path / "compiled")
+    for name, value in run(TINY, tmp_path / "plain").items():
+        torch.testing.assert_close(compiled[name], value, atol=1e-4, rtol=1e-4)
 
 
 def test_without_resume_a_checkpoint_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -62,6 +62,8 @@ class Config:
         precision: The precision of the network's products while it learns, float32 or bfloat16.
             All else is float32.
         channels_last: Whether a U-Net's channels lie side by side in memory while it learns.
+        compile: Whether torch.compile compiles the network, which takes a C++ compiler and, at the
+            start of a run, up to some minutes.
         validation: The number of windows that validate, by default 4096, of fields 64.
         seed: The seed of the simulation, the initial weights and the order of the data.
 
@@ -99,6 +101,7 @@ class Config:
     ema: float = 0.999
     precision: str = "float32"
     channels_last: bool = False
+    compile: bool = False
     validation: int = None  # type: ignore[assignment]
     seed: int = 0
 

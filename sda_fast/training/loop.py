@@ -200,6 +200,8 @@ class _Run:
             mininterval=0.1 if sys.stderr.isatty() else 60,  # a file is not to be flooded
         )
         kernel = self.processes.wrap(state.network.kernel)
+        if config.compile:
+            kernel = torch.compile(kernel, dynamic=False)  # type: ignore[assignment]
 
         try:
             steps = (
