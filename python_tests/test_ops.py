@@ -35,7 +35,7 @@ def tolerance(dtype: torch.dtype) -> dict[str, float]:
     if dtype == torch.float64:
         return {"rtol": 0, "atol": 1e-13}
     rounding = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps / 2
-    return {"rtol": rounding, "atol": 2e-6}
+    return {"rtol": rounding, "atol": 4e-6}  # of sums of nine numbers
 
 
 def native(name: str, *args: object, **kwargs: object) -> Tensor:
