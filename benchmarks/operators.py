@@ -12,9 +12,10 @@ by the wall's. On a busy machine the least and the largest ratio lie far apart: 
 __all__ = ["Timing", "error", "main", "operators", "report", "time"]
 
 import argparse
+import ctypes
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from time import clock_gettime, perf_counter, process_time
@@ -143,6 +144,25 @@ def time(
     return timing, moved, 2 * source.numel() * source.element_size()
 
 
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Lets the C library keep all memory that is given back to it, for a `with` block, so that new
+    results lie where older ones did, in pages that the system has mapped and cleared already. Other
+    C libraries than glibc are left as they are."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] else None
+    if mallopt is None:
+        yield
+        return
+    trim_threshold, mmap_max = -1, -4  # of malloc.h
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+    try:
+        yield
+    finally:
+        mallopt(mmap_max, 65536)
+        mallopt(trim_threshold, 2**17)
+
+
 # Writing
 
 
@@ -189,39 +209,40 @@ def errors(size: str, device: str) -> Iterator[str]:
         yield row(case.title, *wide, *(f"{e:.2f} ulp" if e else "0" for e in found[2:]))
 
 
-def speeds(
-    size: str, device: str, threads: Sequence[int], seconds: float
-) -> tuple[list[str], list[str]]:
-    """Returns the rows of ratios and those of bandwidths."""
+def speeds(size: str, device: str, threads: Sequence[int], seconds: float) -> Iterator[str]:
+    """Yields the rows of ratios."""
     columns = [(dtype, threads[0]) for dtype in DTYPES]
     columns += [(DTYPES[0], count) for count in threads[1:]]
     names = [
         short(dtype) if count == threads[0] else f"{short(dtype)}, {count} threads"
         for dtype, count in columns
     ]
-    wide = [
-        "" if count == threads[0] else f", {count} threads"
-        for dtype, count in columns
-        if dtype == DTYPES[0]
-    ]
-    ratios = head("", "eager PyTorch", *names)
-    rates = head("", *(f"{what}{count}" for count in wide for what in ("ms", "GB/s", "of a copy")))
-
+    yield from head("", "eager PyTorch", *names)
     for case in CASES:
         ratio: list[str] = []
-        rate: list[str] = []
         for dtype, count in columns:
             torch.set_num_threads(count)
-            timing, moved, copied = time(case, size, dtype, device, seconds)
+            timing, _, _ = time(case, size, dtype, device, seconds)
             ratio.append(factor(timing.ratios))
-            if dtype == DTYPES[0]:
+        yield row(case.title, f"`{case.formula}`", *ratio)
+
+
+def rates(size: str, device: str, threads: Sequence[int], seconds: float) -> Iterator[str]:
+    """Yields the rows of bandwidths, and of ratios in the same memory."""
+    what = ("ms", "GB/s", "of a copy", "eager / native")
+    wide = ["" if count == threads[0] else f", {count} threads" for count in threads]
+    yield from head("", *(f"{name}{count}" for count in wide for name in what))
+    with kept_memory():
+        for case in CASES:
+            rate: list[str] = []
+            for count in threads:
+                torch.set_num_threads(count)
+                timing, moved, copied = time(case, size, torch.float32, device, seconds)
                 rate.append(f"{1e3 * median(timing.native):.1f}")
                 rate.append(f"{timing.rate(moved):.1f}")
                 rate.append(f"{timing.of_copy(moved, copied):.0%}")
-        ratios.append(row(case.title, f"`{case.formula}`", *ratio))
-        rates.append(row(case.title, *rate))
-
-    return ratios, rates
+                rate.append(factor(timing.ratios))
+            yield row(case.title, *rate)
 
 
 def small(device: str, seconds: float) -> Iterator[str]:
@@ -250,10 +271,10 @@ def report(
         torch.set_num_threads(threads[0])
         tables = {"errors": "\n".join(errors("medium", device))}
         tables["small"] = "\n".join(small(device, seconds / 4))
-        ratios, rates = speeds(large, device, threads, seconds)
+        tables["ratios"] = "\n".join(speeds(large, device, threads, seconds))
+        tables["rates"] = "\n".join(rates(large, device, threads, seconds))
     finally:
         torch.set_num_threads(before)
-    tables |= {"ratios": "\n".join(ratios), "rates": "\n".join(rates)}
     return TEXT.read_text().format(facts=facts(device, threads), **tables)
 
 
