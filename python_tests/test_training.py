@@ -22,6 +22,8 @@ from sda_fast.io import read_record
 from sda_fast.training import LEVELS, Config, checkpoint, denoising_error, loop, source, train
 from sda_fast.training.loss import consistency_error, cut
 
+COMPILER = pytest.mark.filterwarnings("ignore")  # its own, of what it imports
+
 TINY = Config(
     order=1,
     width=8,
@@ -84,7 +86,12 @@ def test_a_run_is_a_function_of_its_configuration(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"length_aware": True}, {"length_aware": True, "consistency": True}, {"compile": True}],
+    [
+        {},
+        {"length_aware": True},
+        {"length_aware": True, "consistency": True},
+        pytest.param({"compile": True}, marks=COMPILER),
+    ],
     ids=["plain", "length-aware", "consistency", "compiled"],
 )
 @pytest.mark.parametrize("after", [10, 14, 29])
@@ -112,6 +119,7 @@ def test_resume(
     assert same(best, whole)
 
 
+@COMPILER
 def test_compiled(tmp_path: Path):
     """Changes what is learnt by rounding alone."""
     compiled = run(replace(TINY, compile=True), tmp_path / "compiled")
