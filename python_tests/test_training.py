@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,6 @@ from sda_fast.io import read_record
 from sda_fast.training import LEVELS, Config, checkpoint, denoising_error, loop, source, train
 from sda_fast.training.loss import consistency_error, cut
 
-COMPILER = pytest.mark.filterwarnings("ignore")  # its own, of what it imports
-
 TINY = Config(
     order=1,
     width=8,
@@ -35,6 +34,17 @@ TINY = Config(
     states=16,
     seed=3,
 )
+
+
+@pytest.fixture(autouse=True)
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Has torch.compile trace, without a C++ compiler and its half a minute; returns its calls."""
+    calls: list[Any] = []
+    trace = partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(
+        torch, "compile", lambda f, **options: calls.append(options) or trace(f, **options)
+    )
+    return calls
 
 
 def run(config: Config, out: Path, **kwargs: Any) -> dict[str, Tensor]:
@@ -90,7 +100,7 @@ def test_a_run_is_a_function_of_its_configuration(tmp_path: Path):
         {},
         {"length_aware": True},
         {"length_aware": True, "consistency": True},
-        pytest.param({"compile": True}, marks=COMPILER),
+        {"compile": True},
     ],
     ids=["plain", "length-aware", "consistency", "compiled"],
 )
@@ -119,10 +129,10 @@ def test_resume(
     assert same(best, whole)
 
 
-@COMPILER
-def test_compiled(tmp_path: Path):
+def test_compiled(tmp_path: Path, compilations: list[Any]):
     """Changes what is learnt by rounding alone."""
     compiled = run(replace(TINY, compile=True), tmp_path / "compiled")
+    assert compilations == [{"dynamic": False}]
     for name, value in run(TINY, tmp_path / "plain").items():
         torch.testing.assert_close(compiled[name], value, atol=1e-4, rtol=1e-4)
 
