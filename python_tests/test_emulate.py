@@ -801,7 +801,7 @@ def evaluate_network(
     tensors = [call.place(a) for a in arguments[:7]]
     rows = len(x) * len(plan) if kept is None else kept
     eps, kept_rows = call.operators.mlp_score(*tensors, *arguments[7:], rows)
-    assert kept_rows.shape == (rows, kept_numbers(arguments[7], torch.device("cuda")))
+    assert kept_rows.shape == (rows, kept_numbers(arguments[7], device=torch.device("cuda")))
     product = call.operators.mlp_score_vjp(
         call.place(cotangent), *tensors, kept_rows, *arguments[7:]
     )

@@ -143,12 +143,19 @@ def test_threads_do_not_matter():
         assert torch.equal(gradient, results[0][1])
 
 
+@pytest.mark.parametrize("precision", ["highest", "medium"])
 @pytest.mark.parametrize("kept", [0, 1, 32, 96, 100, 200])
-def test_what_is_kept_does_not_matter(kept: int, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_kept_does_not_matter(
+    kept: int, precision: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+):
+    if precision == "medium":
+        request.getfixturevalue("medium")
     network, x, t = make(), torch.randn(5, 33, 3), torch.tensor(0.5)
     expected = forward_and_vjp(network, x, t)
 
-    monkeypatch.setattr(networks, "KEPT_BYTES", 4 * kept * networks.kept_numbers([32, 32, 15]))
+    bfloat16 = precision == "medium" and has_bfloat16()
+    numbers = networks.kept_numbers([32, 32, 15], bfloat16)
+    monkeypatch.setattr(networks, "KEPT_BYTES", 4 * kept * numbers)
     for result, other in zip(forward_and_vjp(network, x, t), expected, strict=True):
         assert torch.equal(result, other)
 

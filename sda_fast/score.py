@@ -393,7 +393,8 @@ class MCScoreNet(nn.Module):
         windows = len(self.plan(x.shape[1], x.device))
 
         # and enough for every thread to have its share
-        return max(ops.kept_rows(fused.widths, x.device), 64 * torch.get_num_threads()) // windows
+        kept = ops.kept_rows(fused.widths, fused.bfloat16, x.device)
+        return max(kept, 64 * torch.get_num_threads()) // windows
 
     def _context(self, mask: Tensor, x: Tensor, c: Tensor | None) -> Tensor | None:
         """Appends the mask of the windows to the context."""

@@ -62,10 +62,23 @@ constexpr int kWide = 3, kFeatures = 4;
 
 constexpr int64_t kMlpTile = kWide * kLanes;
 
-// The factors of products, and how they are multiplied: `steps` vectors of an input each.
+struct Pair {
+  Vector first, second;
+};
+
+// The factors of products, and how they are multiplied: `steps` vectors of an input each. `store`
+// makes factors of the inputs i (even) and i + 1, which may lie in the same place; `load` returns
+// them.
 struct Float32 {
+  static constexpr bool kPacked = false;  // or the factors are the inputs themselves
   static SDA_FAST_FN int64_t steps(int64_t inputs) { return inputs; }
-  static SDA_FAST_FN const float* factors(const float* in, int64_t, int64_t, float*) { return in; }
+  static SDA_FAST_FN void store(float* factors, int64_t i, int64_t row, Pair pair) {
+    at(factors + i * row) = pair.first;
+    at(factors + (i + 1) * row) = pair.second;
+  }
+  static SDA_FAST_FN Pair load(const float* factors, int64_t i, int64_t row) {
+    return {at(factors + i * row), at(factors + (i + 1) * row)};
+  }
   static SDA_FAST_FN Vector add(Vector sum, Vector value, float factor) {
     return sum + value * splat(factor);
   }
@@ -73,26 +86,21 @@ struct Float32 {
 
 #if defined(__AVX512BF16__)
 struct Bfloat16 {
+  static constexpr bool kPacked = true;
   static SDA_FAST_FN int64_t steps(int64_t inputs) { return (inputs + 1) / 2; }
 
-  // To the nearest, ties to even, in the upper half.
-  static SDA_FAST_FN Ints rounded(const float* p) {
-    const Ints bits = reinterpret_cast<const Ints&>(at(p));
-    return bits + 0x7FFF + ((bits >> 16) & 1);
+  // A pair in place of a float, the first in its lower half.
+  static SDA_FAST_FN void store(float* factors, int64_t i, int64_t row, Pair pair) {
+    const __m512i order =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const auto rounded = (__m512i)_mm512_cvtne2ps_pbh((__m512)pair.second, (__m512)pair.first);
+    at(factors + i / 2 * row) = (Vector)_mm512_permutexvar_epi16(order, rounded);
   }
-
-  // Pairs the inputs (inputs, row) up into `pairs`.
-  static inline const float* factors(const float* in, int64_t inputs, int64_t row, float* pairs) {
-    for (int64_t i = 0; i < inputs; i += 2) {
-      for (int64_t r = 0; r < row; r += kLanes) {
-        const Ints first = (rounded(in + i * row + r) >> 16) & 0xFFFF;
-        const Ints second = i + 1 < inputs
-                                ? rounded(in + (i + 1) * row + r) & static_cast<int>(0xFFFF0000)
-                                : Ints{};
-        reinterpret_cast<Ints&>(at(pairs + i / 2 * row + r)) = first | second;
-      }
-    }
-    return pairs;
+  static SDA_FAST_FN Pair load(const float* factors, int64_t i, int64_t row) {
+    const Ints pair = reinterpret_cast<const Ints&>(at(factors + i / 2 * row));
+    const Ints first = pair << 16, second = pair & static_cast<int>(0xFFFF0000);
+    return {reinterpret_cast<const Vector&>(first), reinterpret_cast<const Vector&>(second)};
   }
 
   static SDA_FAST_FN Vector add(Vector sum, Vector value, float factor) {
@@ -106,14 +114,31 @@ struct Bfloat16 {
 };
 #endif
 
-// out = W in + b (+ out if `add`) for a tile of R vectors of windows: in (inputs, R), out (outputs,
-// R). Without b it starts from zero. `pairs` is scratch of the size of `in`.
-template <int R, typename P>
+// The factors of `in` (inputs, row): if packed, in `room`.
+template <typename P>
+inline const float* factors(const float* in, int64_t inputs, int64_t row, float* room) {
+  if (!P::kPacked) return in;
+  for (int64_t i = 0; i < inputs; i += 2) {
+    for (int64_t c = 0; c < row; c += kLanes) {
+      const float* pair = in + i * row + c;
+      P::store(room + c, i, row, {at(pair), i + 1 < inputs ? at(pair + row) : Vector{}});
+    }
+  }
+  return room;
+}
+
+struct Nothing {
+  SDA_FAST_FN void operator()(int64_t) const {}
+};
+
+// out = W in + b (+ out if `add`) for a tile of R vectors of windows, of the factors of `in`
+// (inputs, R): out (outputs, R). Without b it starts from zero. after(o) is called when the
+// features [o, o + kFeatures) are there, while they are in cache.
+template <int R, typename P, typename F = Nothing>
 inline void product(const float* in, int64_t inputs, const float* w, const float* b,
-                    int64_t outputs, bool add, float* out, float* pairs) {
+                    int64_t outputs, bool add, float* out, const F& after = {}) {
   constexpr int64_t kRow = R * kLanes;
   const int64_t steps = P::steps(inputs);
-  const float* values = P::factors(in, inputs, kRow, pairs);
   for (int64_t o = 0; o < outputs; o += kFeatures) {
     const float* panel = w + o / kPanel * kPanel * steps + o % kPanel;
     Vector sum[kFeatures][R];
@@ -122,7 +147,7 @@ inline void product(const float* in, int64_t inputs, const float* w, const float
     }
     for (int64_t i = 0; i < steps; ++i) {
       Vector value[R];
-      for (int r = 0; r < R; ++r) value[r] = at(values + i * kRow + r * kLanes);
+      for (int r = 0; r < R; ++r) value[r] = at(in + i * kRow + r * kLanes);
       for (int f = 0; f < kFeatures; ++f) {
         const float factor = panel[i * kPanel + f];
         for (int r = 0; r < R; ++r) sum[f][r] = P::add(sum[f][r], value[r], factor);
@@ -134,48 +159,79 @@ inline void product(const float* in, int64_t inputs, const float* w, const float
         result = add ? result + sum[f][r] : sum[f][r];
       }
     }
+    after(o);
   }
 }
 
-// n = (x - mean) * scale, scale = 1 / sqrt(variance + 1e-5), over the features.
-template <int R>
+// Puts factors of f(a, i, c) in place of features [o, o + kFeatures) of a (features, R), i being
+// the first of a pair of features and c that of a vector of windows. Packed ones take the places
+// of features that have been replaced before.
+template <int R, typename P, typename F>
+inline void replace(float* a, int64_t o, const F& f) {
+  constexpr int64_t kRow = R * kLanes;
+  for (int64_t i = o; i < o + kFeatures; i += 2) {
+    for (int64_t c = 0; c < kRow; c += kLanes) {
+      P::store(a + c, i, kRow, f(Float32::load(a + c, i, kRow), i, c));
+    }
+  }
+}
+
+// The factors of n = (x - mean) * scale, scale = 1 / sqrt(variance + 1e-5), over the features.
+template <int R, typename P>
 inline void normalise(const float* x, int64_t width, float* n, float* scale) {
   constexpr int64_t kRow = R * kLanes;
+  Vector mean[R] = {}, square[R] = {};
+  for (int64_t i = 0; i < width; ++i) {
+    for (int r = 0; r < R; ++r) mean[r] += at(x + i * kRow + r * kLanes);
+  }
+  for (int r = 0; r < R; ++r) mean[r] *= 1.0f / static_cast<float>(width);
+  for (int64_t i = 0; i < width; ++i) {
+    for (int r = 0; r < R; ++r) {
+      const Vector d = at(x + i * kRow + r * kLanes) - mean[r];
+      square[r] += d * d;
+    }
+  }
   for (int r = 0; r < R; ++r) {
-    const float* column = x + r * kLanes;
-    Vector mean = splat(0.0f), square = splat(0.0f);
-    for (int64_t i = 0; i < width; ++i) mean += at(column + i * kRow);
-    mean *= 1.0f / static_cast<float>(width);
-    for (int64_t i = 0; i < width; ++i) {
-      const Vector d = at(column + i * kRow) - mean;
-      square += d * d;
+    const Vector variance = square[r] / static_cast<float>(width - 1);
+    at(scale + r * kLanes) = inverse_square_root(variance + 1e-5f);
+  }
+  for (int64_t i = 0; i < width; i += 2) {
+    for (int r = 0; r < R; ++r) {
+      const float* from = x + i * kRow + r * kLanes;
+      const Vector factor = at(scale + r * kLanes);
+      const Vector second = i + 1 < width ? (at(from + kRow) - mean[r]) * factor : Vector{};
+      P::store(n + r * kLanes, i, kRow, {(at(from) - mean[r]) * factor, second});
     }
-    const Vector factor = inverse_square_root(square / static_cast<float>(width - 1) + 1e-5f);
-    for (int64_t i = 0; i < width; ++i) {
-      at(n + i * kRow + r * kLanes) = (at(column + i * kRow) - mean) * factor;
-    }
-    at(scale + r * kLanes) = factor;
   }
 }
 
-// g += the cotangent of x, for the cotangent gn of n: scale (gn - mean gn - n sum(gn n) / (w - 1)).
-template <int R>
+// g += the cotangent of x, for the cotangent gn of n, padded with zeros, and n's factors:
+// scale (gn - mean gn - n sum(gn n) / (w - 1)).
+template <int R, typename P>
 inline void normalise_vjp(const float* gn, const float* n, const float* scale, int64_t width,
                           float* g) {
   constexpr int64_t kRow = R * kLanes;
-  for (int r = 0; r < R; ++r) {
-    const int64_t c = r * kLanes;
-    Vector mean = splat(0.0f), along = splat(0.0f);
-    for (int64_t i = 0; i < width; ++i) {
-      mean += at(gn + i * kRow + c);
-      along += at(gn + i * kRow + c) * at(n + i * kRow + c);
+  Vector mean[R] = {}, along[R] = {};
+  for (int64_t i = 0; i < width; i += 2) {
+    for (int r = 0; r < R; ++r) {
+      const int64_t c = r * kLanes;
+      const Pair normed = P::load(n + c, i, kRow), of_n = Float32::load(gn + c, i, kRow);
+      mean[r] += of_n.first + of_n.second;
+      along[r] += of_n.first * normed.first + of_n.second * normed.second;
     }
-    mean *= 1.0f / static_cast<float>(width);
-    along *= 1.0f / static_cast<float>(width - 1);
-    const Vector factor = at(scale + c);
-    for (int64_t i = 0; i < width; ++i) {
-      at(g + i * kRow + c) +=
-          factor * (at(gn + i * kRow + c) - mean - at(n + i * kRow + c) * along);
+  }
+  for (int r = 0; r < R; ++r) {
+    mean[r] *= 1.0f / static_cast<float>(width);
+    along[r] *= 1.0f / static_cast<float>(width - 1);
+  }
+  for (int64_t i = 0; i < width; i += 2) {
+    for (int r = 0; r < R; ++r) {
+      const int64_t c = r * kLanes;
+      const Vector factor = at(scale + c);
+      const Pair normed = P::load(n + c, i, kRow), of_n = Float32::load(gn + c, i, kRow);
+      at(g + i * kRow + c) += factor * (of_n.first - mean[r] - normed.first * along[r]);
+      if (i + 1 == width) continue;
+      at(g + (i + 1) * kRow + c) += factor * (of_n.second - mean[r] - normed.second * along[r]);
     }
   }
 }
@@ -210,12 +266,16 @@ inline void gather_tile(const MlpScore& m, const float* source, const int8_t* we
 }
 
 // What the layers of a tile work in. `kept`, unless it is null, has for every block what the way
-// back needs: n and a = W1 n + b1, padded, and scale.
+// back needs: factors of n and of act'(W1 n + b1), padded, and scale.
 struct MlpScratch {
-  float *x, *n, *a, *pairs, *kept;
-};
+  float *x, *n, *a, *scale, *kept;
 
-SDA_FAST_FN int64_t mlp_kept(int64_t width) { return 2 * mlp_padded(width) + 1; }
+  SDA_FAST_FN void swap_x_and_n() {
+    float* const old = x;
+    x = n;
+    n = old;
+  }
+};
 
 inline int64_t mlp_widest(const MlpScore& m) {
   int64_t widest = mlp_padded(m.window * (m.features + (m.length_aware ? 1 : 0)));
@@ -225,16 +285,19 @@ inline int64_t mlp_widest(const MlpScore& m) {
   return mlp_padded(widest);
 }
 
-// Floats that are kept of a window.
+// Floats that are kept of a window: of a block of a width, and of all of them.
+inline int64_t mlp_kept(int64_t width, bool bfloat16) {
+  return 2 * mlp_padded(width) / (bfloat16 ? 2 : 1) + 1;
+}
 inline int64_t mlp_kept(const MlpScore& m) {
   int64_t size = 0;
-  for (int64_t d = 0; d < m.depth; ++d) size += mlp_kept(m.widths[d]);
+  for (int64_t d = 0; d < m.depth; ++d) size += mlp_kept(m.widths[d], m.bfloat16);
   return size;
 }
 
 // Floats of scratch for a thread.
 inline int64_t mlp_scratch(const MlpScore& m, bool vjp) {
-  return (4 * mlp_widest(m) + 1 + (vjp ? mlp_kept(m) : 0)) * kMlpTile;
+  return (3 * mlp_widest(m) + 1 + (vjp ? mlp_kept(m) : 0)) * kMlpTile;
 }
 
 inline int64_t mlp_tiles(const MlpScore& m) {
@@ -243,10 +306,8 @@ inline int64_t mlp_tiles(const MlpScore& m) {
 
 // The layers, whose result is in s.x. The way back does not need it: the last product is left out.
 template <int R, typename P>
-inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, const MlpScratch& s,
-                       bool way_back) {
+inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, MlpScratch& s, bool way_back) {
   constexpr int64_t kRow = R * kLanes;
-  const int64_t wide = mlp_widest(m) * kMlpTile;
   const float* w = m.weights;
 
   // the first map, from s.n to s.x
@@ -261,9 +322,10 @@ inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, const MlpSc
     }
     inputs += m.window;
   }
+  const float* in = factors<P>(s.n, inputs, kRow, s.a);
   int64_t width = m.widths[0], padded = mlp_padded(width);
   if (m.bias_stride == 0) {
-    product<R, P>(s.n, inputs, w, m.bias, padded, false, s.x, s.pairs);
+    product<R, P>(in, inputs, w, m.bias, padded, false, s.x);
   } else {
     for (int64_t i = 0; i < padded; ++i) {
       for (int64_t r = 0; r < kRow; ++r) {
@@ -271,7 +333,7 @@ inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, const MlpSc
         s.x[i * kRow + r] = m.bias[b * m.bias_stride + i];
       }
     }
-    product<R, P>(s.n, inputs, w, nullptr, padded, true, s.x, s.pairs);
+    product<R, P>(in, inputs, w, nullptr, padded, true, s.x);
   }
   w += padded * P::steps(inputs);
 
@@ -281,34 +343,41 @@ inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, const MlpSc
       inputs = width;
       width = m.widths[d];
       padded = mlp_padded(width);
-      for (int64_t i = 0; i < inputs * kRow; i += kLanes) at(s.n + i) = at(s.x + i);
-      product<R, P>(s.n, inputs, w, w + padded * P::steps(inputs), padded, false, s.x, s.pairs);
+      in = factors<P>(s.x, inputs, kRow, s.a);
+      product<R, P>(in, inputs, w, w + padded * P::steps(inputs), padded, false, s.n);
+      s.swap_x_and_n();
       w += padded * (P::steps(inputs) + 1);
     }
 
-    float* n = kept != nullptr ? kept : s.n;
-    float* scale = kept != nullptr ? kept + 2 * padded * kRow : s.pairs + wide;
-    normalise<R>(s.x, width, n, scale);
-    product<R, P>(n, width, w, w + padded * P::steps(width), padded, false, s.a, s.pairs);
+    const int64_t factors_size = P::steps(padded) * kRow;
+    float* const n = kept != nullptr ? kept : s.n;
+    float* const derivative = kept != nullptr ? kept + factors_size : nullptr;
+    normalise<R, P>(s.x, width, n, kept != nullptr ? derivative + factors_size : s.scale);
+
+    const auto activated = [&](int64_t o) {
+      with_activation(m.activation, [&](auto chosen) {
+        replace<R, P>(s.a, o, [&](Pair a, int64_t i, int64_t c) -> Pair {
+          const auto first = activate<float>(chosen.kValue, a.first);
+          const auto second = activate<float>(chosen.kValue, a.second);
+          if (derivative != nullptr) {
+            P::store(derivative + c, i, kRow, {first.derivative, second.derivative});
+          }
+          return {first.value, second.value};
+        });
+      });
+    };
+    product<R, P>(n, width, w, w + padded * P::steps(width), padded, false, s.a, activated);
     w += padded * (P::steps(width) + 1);
-    if (kept != nullptr) {
-      float* a = kept + padded * kRow;
-      for (int64_t i = 0; i < padded * kRow; i += kLanes) at(a + i) = at(s.a + i);
-      kept += mlp_kept(width) * kRow;
-    }
     if (way_back && d == m.depth - 1) return;
-    for (int64_t i = 0; i < padded * kRow; i += kLanes) {
-      const auto after = activate<float>(m.activation, at(s.a + i));
-      at(s.a + i) = after.value;
-    }
-    product<R, P>(s.a, width, w, w + padded * P::steps(width), padded, true, s.x, s.pairs);
+    product<R, P>(s.a, width, w, w + padded * P::steps(width), padded, true, s.x);
     w += padded * (P::steps(width) + 1);
+    if (kept != nullptr) kept += mlp_kept(width, P::kPacked) * kRow;
   }
 }
 
 // The cotangent of a tile's windows, in s.x, from the composition's and what was kept.
 template <int R, typename P>
-inline void mlp_layers_vjp(const MlpScore& m, int64_t row, int64_t rows, const MlpScratch& s) {
+inline void mlp_layers_vjp(const MlpScore& m, int64_t row, int64_t rows, MlpScratch& s) {
   constexpr int64_t kRow = R * kLanes;
 
   const int64_t features = m.window * m.features;
@@ -319,30 +388,34 @@ inline void mlp_layers_vjp(const MlpScore& m, int64_t row, int64_t rows, const M
   const float* kept = s.kept + mlp_kept(m) * kRow;
   for (int64_t d = m.depth - 1; d >= 0; --d) {
     const int64_t width = m.widths[d], padded = mlp_padded(width);
-    kept -= mlp_kept(width) * kRow;
+    kept -= mlp_kept(width, P::kPacked) * kRow;
 
-    product<R, P>(s.x, width, w, nullptr, padded, false, s.a, s.pairs);
+    const float* const derivative = kept + P::steps(padded) * kRow;
+    const auto scaled = [&](int64_t o) {
+      replace<R, P>(s.a, o, [&](Pair a, int64_t i, int64_t c) -> Pair {
+        const Pair by = P::load(derivative + c, i, kRow);
+        return {a.first * by.first, a.second * by.second};
+      });
+    };
+    const float* in = factors<P>(s.x, width, kRow, s.n);
+    product<R, P>(in, width, w, nullptr, padded, false, s.a, scaled);
     w += padded * P::steps(width);
-    for (int64_t i = 0; i < width * kRow; i += kLanes) {
-      const Vector before = at(kept + padded * kRow + i);
-      const auto after = activate<float>(m.activation, before);
-      at(s.a + i) *= after.derivative;
-    }
-    product<R, P>(s.a, width, w, nullptr, padded, false, s.n, s.pairs);
+    product<R, P>(s.a, width, w, nullptr, padded, false, s.n);
     w += padded * P::steps(width);
-    normalise_vjp<R>(s.n, kept, kept + 2 * padded * kRow, width, s.x);
+    normalise_vjp<R, P>(s.n, kept, derivative + P::steps(padded) * kRow, width, s.x);
 
     const int64_t before = d > 0 ? m.widths[d - 1] : features;
     if (d == 0 || before != width) {
-      for (int64_t i = 0; i < width * kRow; i += kLanes) at(s.n + i) = at(s.x + i);
-      product<R, P>(s.n, width, w, nullptr, mlp_padded(before), false, s.x, s.pairs);
+      in = factors<P>(s.x, width, kRow, s.a);
+      product<R, P>(in, width, w, nullptr, mlp_padded(before), false, s.n);
+      s.swap_x_and_n();
       w += mlp_padded(before) * P::steps(width);
     }
   }
 }
 
 template <int R, typename P>
-inline void mlp_tile(const MlpScore& m, int64_t row, int64_t rows, const MlpScratch& s, bool vjp,
+inline void mlp_tile(const MlpScore& m, int64_t row, int64_t rows, MlpScratch s, bool vjp,
                      bool kept) {
   constexpr int64_t kRow = R * kLanes;
   const int64_t features = m.window * m.features;
@@ -359,7 +432,7 @@ template <typename P>
 inline void mlp_run_as(const MlpScore& m, bool vjp, float* scratch, int64_t begin, int64_t end) {
   const int64_t wide = mlp_widest(m) * kMlpTile;
   const int64_t total = m.batch * m.chunk;
-  float* const own = vjp ? scratch + 4 * wide + kMlpTile : nullptr;
+  float* const own = vjp ? scratch + 3 * wide + kMlpTile : nullptr;
 
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t row = tile * kMlpTile;

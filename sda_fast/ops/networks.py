@@ -26,10 +26,10 @@ KEPT_BYTES = 1 << 24
 KEPT_BYTES_CUDA = 1 << 28
 
 
-def kept_rows(widths: list[int], device: torch.device = CPU) -> int:
+def kept_rows(widths: list[int], bfloat16: bool = False, device: torch.device = CPU) -> int:
     """Returns of how many windows :func:`mlp_score` keeps the activations for its gradient."""
     most = KEPT_BYTES_CUDA if device.type == "cuda" else KEPT_BYTES
-    return most // (4 * kept_numbers(widths, device))
+    return most // (4 * kept_numbers(widths, bfloat16, device))
 
 
 def mlp_score(
@@ -77,7 +77,8 @@ def mlp_score(
     """
     tensors = (x, start, mask, weight, bias, weights, transposed)
     options = (widths, activation, length_aware, bfloat16, tf32)
-    rows = _rows(x, start, widths) if torch.is_grad_enabled() and x.requires_grad else 0
+    needs_grad = torch.is_grad_enabled() and x.requires_grad
+    rows = _rows(x, start, widths, bfloat16) if needs_grad else 0
     return call(native.mlp_score, *tensors, *options, rows)[0]
 
 
@@ -99,7 +100,7 @@ def mlp_score_linearised(
     from cotangents (B, L, D) to the same shape, without autograd."""
     tensors = (x, start, mask, weight, bias, weights, transposed)
     options = (widths, activation, length_aware, bfloat16, tf32)
-    rows = _rows(x, start, widths)
+    rows = _rows(x, start, widths, bfloat16)
     with torch.no_grad():
         eps, kept = call(native.mlp_score, *tensors, *options, rows)
 
@@ -112,18 +113,18 @@ def mlp_score_linearised(
     return eps, vjp
 
 
-def _rows(x: Tensor, start: Tensor, widths: list[int]) -> int:
+def _rows(x: Tensor, start: Tensor, widths: list[int], bfloat16: bool) -> int:
     """Returns of how many windows the activations are kept for a gradient."""
     # up to a tile more than there are windows, since tiles are kept as a whole
-    return min(x.shape[0] * start.shape[0] + 32, kept_rows(widths, x.device))
+    return min(x.shape[0] * start.shape[0] + 32, kept_rows(widths, bfloat16, x.device))
 
 
-def kept_numbers(widths: list[int], device: torch.device = CPU) -> int:
-    """Returns how many numbers the way back needs of a window, as in csrc/kernels/mlp_score.h and
-    mlp_tile.h."""
+def kept_numbers(widths: list[int], bfloat16: bool = False, device: torch.device = CPU) -> int:
+    """Returns how many numbers of float32 the way back needs of a window, as in
+    csrc/kernels/mlp_score.h, where it takes pairs of bfloat16 for one, and mlp_tile.h."""
     if device.type == "cuda":
         return sum(_padded(n, 32) for n in (*widths, *widths, len(widths)))
-    return sum(2 * _padded(width, 8) + 1 for width in widths)
+    return sum((1 if bfloat16 else 2) * _padded(width, 8) + 1 for width in widths)
 
 
 def _padded(number: int, multiple: int) -> int:
@@ -154,8 +155,9 @@ def too_large(widths: list[int], inputs: int, bfloat16: bool, shared: int) -> st
 
 
 def _fake_mlp_score(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
-    *_, widths, _, _, _, _, kept_rows = inputs
-    return x.new_empty(x.shape), x.new_empty(kept_rows, kept_numbers(widths, x.device))
+    *_, widths, _, _, bfloat16, _, kept_rows = inputs
+    kept = x.new_empty(kept_rows, kept_numbers(widths, bfloat16, x.device))
+    return x.new_empty(x.shape), kept
 
 
 def _setup_mlp_score(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
