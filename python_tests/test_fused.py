@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sda_fast import VPSDE, Centre, GaussianScore, Junction, MCScoreNet, ScoreNet, ops
+from sda_fast import VPSDE, Centre, GaussianScore, Junction, MCScoreNet, ScoreNet, ops, sample
 from sda_fast._native import has_bfloat16
 from sda_fast.fused import FusedMLP, Packed
+from sda_fast.nn import TimeEmbedding
 from sda_fast.ops import networks
 from sda_fast.packing import Fragments, Panels
 from sda_fast.score import sampling
@@ -174,6 +175,42 @@ def test_guidance_in_parts(observed_each: bool, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 0)
     assert process.eps.samples_at_once(x) == 2
     assert torch.equal(guided(x, t), expected)
+
+
+def test_a_time_is_embedded_once(monkeypatch: pytest.MonkeyPatch):
+    process = VPSDE(make(), shape=(20, 3))
+    guided = GaussianScore(torch.randn(5), lambda x: x[:, ::4, 0], 0.5, process)
+    monkeypatch.setattr(networks, "KEPT_BYTES", 4 * 40 * networks.kept_numbers([32, 32, 15]))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 0)
+
+    times: list[float] = []
+    embed = TimeEmbedding.forward
+
+    def counted(self: TimeEmbedding, t: Tensor) -> Tensor:
+        times.append(float(t))
+        return embed(self, t)
+
+    monkeypatch.setattr(TimeEmbedding, "forward", counted)
+    sample(VPSDE(guided, shape=(20, 3)), (7,), steps=3, corrections=2, tau=0.1)
+
+    # for the four parts of the samples, and the corrections at a step's end
+    assert times == pytest.approx([1, 2 / 3, 1 / 3, 0])
+
+
+def test_the_bias_of_another_time_or_context():
+    network = make(context=2)
+    x, t, c = torch.randn(2, 12, 3), torch.tensor(0.5), torch.randn(2)
+    fused = network.fused(x, t, c)
+    assert isinstance(fused, FusedMLP)
+
+    with torch.no_grad():
+        plan = network.plan(12)
+        first = fused(x, t, c, plan)
+        assert torch.equal(fused(x, t.clone(), c, plan), first)
+        for time, context in ((t / 2, c), (t, c + 1), (t, c.add_(1))):
+            expected = network(x, time, context)
+            assert not torch.equal(expected, first)
+            assert torch.equal(fused(x, time, context, plan), expected)
 
 
 def test_changed_weights_are_seen():

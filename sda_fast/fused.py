@@ -167,6 +167,7 @@ class FusedMLP:
         with torch.no_grad():
             tensors = packed.of(self.linears, self.columns, self.packing)
         self.weights, self.transposed = tensors
+        self._last: tuple[tuple[Any, ...], Tensor | None, Tensor] | None = None  # a bias, and when
 
     def unserved(self, x: Tensor, t: Tensor | None, c: Tensor | None) -> str | None:
         """Returns why the operator cannot serve these arguments, or None if it can."""
@@ -204,21 +205,12 @@ class FusedMLP:
 
     def _arguments(self, x: Tensor, t: Tensor, c: Tensor | None, plan: Plan) -> tuple[Any, ...]:
         """Returns the arguments of the operator."""
-        first = self.linears[0]
-
-        with torch.no_grad():
-            features = self.embedding(t.reshape(-1))
-            if c is not None:
-                features = torch.cat((features, c.expand(len(features), -1)), dim=1)
-            columns = first.weight[:, slice(*self.columns)]
-            bias = self.packing.padded(torch.addmm(first.bias, features, columns.T))
-
         return (
             x,
             plan.start,
             plan.mask,
             plan.weight,
-            bias,
+            self._bias_at(t, c),
             self.weights,
             self.transposed,
             self.widths,
@@ -227,3 +219,25 @@ class FusedMLP:
             self.bfloat16,
             self.tf32,
         )
+
+    def _bias_at(self, t: Tensor, c: Tensor | None) -> Tensor:
+        """Returns the first layer's bias (1 or B, width), time and context included. On a CPU the
+        last is kept: chunks of samples share it, and a step's end with its corrections."""
+        if t.numel() != 1 or not t.is_cpu:
+            return self._bias(t, c)
+
+        time = (t.item(), t.dtype, None if c is None else c._version)
+        if self._last is None or self._last[0] != time or self._last[1] is not c:
+            self._last = time, c, self._bias(t, c)
+
+        return self._last[2]
+
+    def _bias(self, t: Tensor, c: Tensor | None) -> Tensor:
+        """Computes the first layer's bias."""
+        first = self.linears[0]
+        with torch.no_grad():
+            features = self.embedding(t.reshape(-1))
+            if c is not None:
+                features = torch.cat((features, c.expand(len(features), -1)), dim=1)
+            columns = first.weight[:, slice(*self.columns)]
+            return self.packing.padded(torch.addmm(first.bias, features, columns.T))
