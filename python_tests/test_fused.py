@@ -213,6 +213,21 @@ def test_the_bias_of_another_time_or_context():
             assert torch.equal(fused(x, time, context, plan), expected)
 
 
+def test_transformations_in_time_use_the_module():
+    network, x, t = make(), torch.randn(2, 12, 3), torch.tensor(0.5)
+    times = torch.stack([t, t / 2])
+    each = torch.stack([network(x, t), network(x, t / 2)])
+    torch.testing.assert_close(torch.func.vmap(lambda t: network(x, t))(times), each)
+
+    exact = copy.deepcopy(network).double()
+    expected = torch.autograd.functional.jvp(
+        lambda t: exact(x.double(), t), t.double(), torch.ones((), dtype=torch.float64)
+    )[1]
+    _, slope = torch.func.jvp(lambda t: network(x, t), (t,), (torch.ones(()),))
+    torch.testing.assert_close(slope, expected.float(), rtol=1e-4, atol=1e-5)
+    assert not is_fused(network, x, t.clone().requires_grad_())
+
+
 def test_changed_weights_are_seen():
     network, x, t = make(), torch.randn(2, 20, 3), torch.tensor(0.5)
     before = network(x, t)

@@ -400,6 +400,16 @@ def test_transformations_use_the_module():
     _, tangent = torch.func.jvp(lambda x: network(x, T), (x,), (x,))
     assert tangent.shape == x.shape
 
+    each = torch.stack([network(x, T), network(x, T / 2)])
+    times = torch.stack([T, T / 2])
+    torch.testing.assert_close(torch.func.vmap(lambda t: network(x, t))(times), each)
+    _, slope = torch.func.jvp(lambda t: network(x, t), (T,), (torch.ones(()),))
+    exact = copy.deepcopy(network).double()
+    expected = torch.autograd.functional.jvp(
+        lambda t: exact(x.double(), t), T.double(), torch.ones((), dtype=torch.float64)
+    )[1]
+    torch.testing.assert_close(slope, expected.float(), rtol=1e-3, atol=1e-4)
+
 
 # Within a sampler
 

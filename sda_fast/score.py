@@ -124,6 +124,11 @@ def _remembered(owner: nn.Module, network: nn.Module, make: Callable[[], Fused])
     return fused
 
 
+def _is_native(*arguments: Tensor | None) -> bool:
+    """Says whether a network is to run natively, by all of its arguments."""
+    return ops.is_native(*(a for a in arguments if a is not None))
+
+
 class ScoreNet(nn.Module):
     r"""A noise estimator for vectors, :math:`\epsilon_\phi(x, t, c)`, by a residual MLP.
 
@@ -182,7 +187,7 @@ class ScoreUNet(nn.Module):
             y: Fields with their context, with shape (B, channels + context, *).
             t: The times, with shape () or (B).
         """
-        if torch.compiler.is_compiling() or y.is_meta or not ops.is_native(y):
+        if torch.compiler.is_compiling() or y.is_meta or not _is_native(y, t):
             return "the native operators are not used"
 
         fused = _remembered(self, self.network, lambda: FusedUNet(self.network))
@@ -374,7 +379,7 @@ class MCScoreNet(nn.Module):
 
     def fused(self, x: Tensor, t: Tensor | None = None, c: Tensor | None = None) -> FusedMLP | str:
         """Returns what evaluates the network natively, or why its kernel is called instead."""
-        if not ops.is_native(x):
+        if not _is_native(x, t, c):
             return "the native operators are not used"
         if type(self.kernel) is not ScoreNet:
             return f"its kernel is a {type(self.kernel).__name__}"
