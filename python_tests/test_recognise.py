@@ -1,6 +1,8 @@
 """Stand-ins for the objects of existing code: what is recognised, and what is not trusted."""
 
 import copy
+import gc
+import weakref
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sda_fast import GaussianScore, MCScoreNet, explain, ops, sample
+from sda_fast.packing import Panels
 from sda_fast.recognise import agrees, twin
 
 pytestmark = pytest.mark.skipif(
@@ -150,6 +153,63 @@ def test_changed_weights_are_seen(network: Windows):
     after = samples(process(network), "native")
     assert not torch.allclose(after, before, rtol=1e-2)
     torch.testing.assert_close(after, samples(process(network), "reference"), rtol=1e-4, atol=1e-4)
+
+
+def test_a_twin_is_made_once(network: Windows, monkeypatch: pytest.MonkeyPatch):
+    first = samples(process(network), "native")
+    packed: list[Tensor] = []
+    matrix = Panels.matrix
+
+    def counted(self: Panels, weight: Tensor) -> Tensor:
+        packed.append(weight)
+        return matrix(self, weight)
+
+    monkeypatch.setattr(Panels, "matrix", counted)
+    assert twin(network) is twin(network)
+    assert torch.equal(samples(process(network), "native"), first)
+    assert not packed
+
+    with torch.no_grad():
+        network.kernel.network[0].weight.mul_(0.9)
+    assert not torch.equal(samples(process(network), "native"), first)
+    assert packed
+
+
+@pytest.mark.parametrize("change", ["parameter", "buffer", "module", "block", "train", "order"])
+def test_a_changed_network_has_another_twin(network: Windows, change: str):
+    before = twin(network)
+    layers = network.kernel.network
+    if change == "parameter":
+        layers[0].weight = nn.Parameter(0.9 * layers[0].weight, requires_grad=False)
+    elif change == "buffer":
+        network.kernel.embedding.freqs = 0.9 * network.kernel.embedding.freqs
+    elif change == "module":
+        for block in (layers[1], layers[2], layers[4]):
+            block[2] = nn.ReLU()
+    elif change == "block":
+        del layers[2]
+    elif change == "train":
+        network.train(not network.training)
+    else:
+        network.order = 7  # windows of 15 states of one feature
+    after = twin(network)
+
+    assert after is not before
+    assert isinstance(after, MCScoreNet)
+    assert after.training == network.training
+    assert after.order == network.order
+    if change != "order":
+        x, t = torch.randn(2, 20, 3), torch.tensor(0.5)
+        torch.testing.assert_close(after(x, t), network(x, t))
+
+
+def test_a_twin_does_not_outlive_its_network():
+    network = Windows()
+    ours = weakref.ref(twin(network))
+    assert ours() is not None
+    del network
+    gc.collect()
+    assert ours() is None
 
 
 class OtherForward(Windows):

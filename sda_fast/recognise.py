@@ -11,6 +11,7 @@ __all__ = ["agrees", "twin"]
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,22 @@ def _guidance(score: Any) -> GaussianScore | None:
     return GaussianScore(score.y, score.A, score.std, process, score.gamma, score.detach)
 
 
+# Of each network the twin that was made last, with what it was made of.
+_made: "WeakKeyDictionary[nn.Module, tuple[list[Any], MCScoreNet]]" = WeakKeyDictionary()
+
+
 def _network(score: Any) -> MCScoreNet:
+    """Returns the twin of a composed network, the same as before if that has the same parameters
+    and modules: its weights need not be packed again."""
+    state = score.state_dict(keep_vars=True)
+    parts = [score.order, score.training, *map(type, score.modules()), *map(id, state.values())]
+    kept = _made.get(score)
+    if kept is None or kept[0] != parts:
+        kept = _made[score] = parts, _build(score)
+    return kept[1]
+
+
+def _build(score: Any) -> MCScoreNet:
     """Makes the twin of a composed network: `order`, `kernel.embedding`, `kernel.network`."""
     build = _unet if hasattr(score.kernel.network, "heads") else _mlp
     with torch.device("meta"):
