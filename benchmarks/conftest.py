@@ -11,6 +11,7 @@ import torch
 
 from .probe import measure
 from .results import TIMINGS, facts, stamp
+from .samples import PEERS, Problem, sampling_work
 from .turns import Measured, Replay, Work, is_half, take_turns
 
 _load_before = os.getloadavg()[0]
@@ -118,3 +119,23 @@ def timed(
         benchmark.pedantic(lambda: None, rounds=len(measured.times[code]))
 
     return timed
+
+
+@pytest.fixture
+def drawn(
+    timed: Callable[..., None], device: str, law: str, batch: int, corrections: int, code: str
+) -> Callable[[str, Problem, int], None]:
+    """Times a code that draws samples: `drawn(title, problem, steps)`."""
+
+    def time(title: str, problem: Problem, steps: int) -> None:
+        if code == "azula" and law == "posterior":
+            pytest.skip("azula draws from the prior")
+        if code in PEERS:
+            pytest.importorskip(PEERS[code], exc_type=ImportError)
+        options = {"guided": law == "posterior", "device": device, "peers": device == "cpu"}
+        timed(
+            f"{title} {law}, B = {batch}, C = {corrections}",
+            lambda: sampling_work(problem, batch, steps, corrections, **options),
+        )
+
+    return time

@@ -49,7 +49,8 @@ FULL = ("--benchmark-max-time=0.5", "--benchmark-min-rounds=5")
 
 # The suites, as the page has them, and of the operators which cases it shows.
 PARTS = {
-    "sampling": "Sampling",
+    "lorenz63": "Samples of Lorenz-63",
+    "flow": "Samples of a flow",
     "networks": "Window networks",
     "unet": "U-Nets",
     "training": "Training steps",
@@ -58,18 +59,23 @@ PARTS = {
 }
 SHOWN = {"operators": " large float32"}
 # Which of them a figure has, where all are too many.
-DRAWN = {"sampling": ", C = 1 ("}
+DRAWN = {"lorenz63": ", C = 1 (", "flow": ", C = 1 ("}
 
-# What a reader of a suite's numbers should know.
-NOTES = {
-    "sampling": "A sample of Lorenz-63 is a trajectory of 65 states by a network of width 256 and "
-    "depth 5 on windows of 5, in 16 score evaluations or, with C = 16, 17; every eighth state is "
-    "observed. One of the flow has 8 states of two components on a periodic square, in 8 or 17 "
-    "evaluations, and of 256 samples 2 or 17. Networks are not trained, which takes the same time. "
+PEERS = (
+    "Networks are not trained, which takes the same time. "
     '"azula" is the predictor-corrector sampler of that package and "sda" the reference package, '
     "both with the same network in eager PyTorch, as many steps and as many evaluations; "
     '"native, objects of sda" is `sda_fast.sample` given the reference package\'s objects. The '
-    "figure has those with one correction a step.",
+    "figure has those with one correction a step."
+)
+
+# What a reader of a suite's numbers should know.
+NOTES = {
+    "lorenz63": "A sample is a trajectory of 65 states by a network of width 256 and depth 5 on "
+    "windows of 5, in 16 score evaluations or, with C = 16, 17; every eighth state is observed. "
+    f"{PEERS}",
+    "flow": "A sample is 8 states of two components on a periodic square, in 8 or 17 evaluations, "
+    f"and of 256 samples 2 or 17. {PEERS}",
     "networks": "The residual MLP on the 61 windows of B trajectories of 65 states, composed.",
     "unet": "A U-Net on the four windows of a trajectory of 8 states of two components, composed; "
     "its convolutions are the library's.",
@@ -228,7 +234,7 @@ def page(timings: Sequence[Path], lengths: Path | None = None, gpu: Path | None 
         draw_bars(drawn or chosen, result["floors"], figure(suite))
         lines += ["", f"## {title}", "", f"![{title}]({figure(suite).name})", ""]
         lines += [f"{source(path, result)} {rates_in_words(result['floors'])}", ""]
-        if suite == "sampling" and draw_scaling(chosen, figure("batches")):
+        if suite == "lorenz63" and draw_scaling(chosen, figure("batches")):
             lines += [f"![Time and samples at once]({figure('batches').name})", ""]
         if suite in NOTES:
             lines += [NOTES[suite], ""]

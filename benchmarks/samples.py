@@ -4,7 +4,7 @@ All draw with the same network, steps and score evaluations. From the same noise
 corrections they draw the same samples, as which they are compared before they are timed.
 """
 
-__all__ = ["PEERS", "Problem", "importable", "kolmogorov", "lorenz63", "sampling_work"]
+__all__ = ["GRID", "PEERS", "Problem", "importable", "kolmogorov", "lorenz63", "sampling_work"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +38,9 @@ STD, GAMMA, TAU = 0.05, 3e-2, 0.5
 
 # Codes that need other packages, and the modules of them that are imported.
 PEERS = {"azula": "azula.sample", "sda": "sda.score", "native, objects of sda": "sda.score"}
+
+# How many samples are drawn, and with how many corrections a step.
+GRID = [(batch, corrections) for batch in (1, 16, 256) for corrections in (0, 1, 16)]
 
 # Draws a batch of samples in so many steps with so many corrections each.
 Draw = Callable[[int, int], Tensor]

@@ -121,7 +121,7 @@ def test_floor():
 def test_page_and_figures(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(report, "PAGE", tmp_path / "performance.md")
-    sample = {"suite": "sampling", "threads": 2}
+    sample = {"suite": "lorenz63", "threads": 2}
     batches = [
         case(code, batch * s, **sample)
         | {"group": f"Lorenz-63 prior, B = {batch}, C = 1 (2 threads)"}
@@ -141,15 +141,15 @@ def test_page_and_figures(tmp_path, monkeypatch):
     paths = files(tmp_path, made, lengths(*growth), gpu, result(*batches))
     first, length, device, last = map(results.Path, paths)
     text = report.page([first, last], length, device)
-    networks, sampling = text.index("## Window networks"), text.index("## Sampling")
-    assert text.index("[3.json](../benchmarks/results/3.json)", sampling) < networks
+    networks, samples = text.index("## Window networks"), text.index("## Samples of L")
+    assert text.index("[3.json](../benchmarks/results/3.json)", samples) < networks
     assert text.index("[0.json](../benchmarks/results/0.json)", networks)
     assert "| MLP forward (2 threads) | 80.0 ms | 20.0 ms | 4.00 (3.92-4.08) |" in text
     assert "by 100 bytes a state" in " ".join(text.split())
     assert "| gather, large, float32 | 1.00 ms | 9.00 MB | 900 µs | 90% |" in text
     assert "gather, small" not in text
     assert "B = 1: 9 kernels, 0.0 copies, 30 us busy, 4 us waiting" in text
-    for name in ("networks", "sampling", "batches", "length"):
+    for name in ("networks", "lorenz63", "batches", "length"):
         assert (tmp_path / f"performance-{name}.png").stat().st_size > 5000
 
 
