@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _native, ops
+from ._kept import keeping, version
 from .composition import Plan
 from .nn import LayerNorm, ResidualBlock, ResMLP, TimeEmbedding
 from .packing import Fragments, Packing, Panels
@@ -86,13 +87,14 @@ class Packed:
         self._versions: Any = None
         self._tensors = (torch.empty(0), torch.empty(0))
 
+    @keeping()
     def of(
         self, linears: list[nn.Linear], seen: tuple[int, int], packing: Packing
     ) -> tuple[Tensor, Tensor]:
         """Packs linear layers, of the first of which only some columns: up to the first number,
         and from the second on."""
         parameters = [p for linear in linears for p in (linear.weight, linear.bias)]
-        versions = (packing, [(id(p), p.data_ptr(), p._version) for p in parameters])
+        versions = (packing, [(id(p), p.data_ptr(), version(p)) for p in parameters])
 
         if versions != self._versions:
             first, *others = linears
@@ -164,9 +166,7 @@ class FusedMLP:
         self.device = self.linears[0].weight.device
         self.packing = _packing(self.device) if packing is None else packing
         self.bfloat16, self.tf32 = self.packing.bfloat16, self.packing.tf32
-        with torch.no_grad():
-            tensors = packed.of(self.linears, self.columns, self.packing)
-        self.weights, self.transposed = tensors
+        self.weights, self.transposed = packed.of(self.linears, self.columns, self.packing)
         self._last: tuple[tuple[Any, ...], Tensor | None, Tensor] | None = None  # a bias, and when
 
     def unserved(self, x: Tensor, t: Tensor | None, c: Tensor | None) -> str | None:
@@ -226,7 +226,7 @@ class FusedMLP:
         if t.numel() != 1 or not t.is_cpu:
             return self._bias(t, c)
 
-        time = (t.item(), t.dtype, None if c is None else c._version)
+        time = (t.item(), t.dtype, None if c is None else version(c))
         if self._last is None or self._last[0] != time or self._last[1] is not c:
             self._last = time, c, self._bias(t, c)
 

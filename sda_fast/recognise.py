@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ._kept import keeping
 from .guidance import GaussianScore, Guidance
 from .kernels import ForcedScoreUNet
 from .nn import ACTIVATIONS
@@ -64,7 +65,8 @@ def _network(score: Any) -> MCScoreNet:
     parts = [score.order, score.training, *map(type, score.modules()), *map(id, state.values())]
     kept = _made.get(score)
     if kept is None or kept[0] != parts:
-        kept = _made[score] = parts, _build(score)
+        with keeping():
+            kept = _made[score] = parts, _build(score)
     return kept[1]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from . import ops
 from ._compile import constant
+from ._kept import keeping
 from .composition import Centre, Composition, Junction, Plan
 from .fused import FusedMLP, Packed, UnfusableError
 from .fused_unet import FusedUNet
@@ -53,6 +54,7 @@ def sampling(window_batch: int | None = None) -> Iterator[None]:
 
 
 @lru_cache(maxsize=16)
+@keeping()
 def _plan(
     composition: str | Composition | Plan,
     order: int,

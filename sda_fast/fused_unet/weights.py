@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _native
+from .._kept import keeping, version
 from .convolution import Convolution
 from .structure import Structure
 
@@ -119,10 +120,10 @@ def weights_of(
     network: nn.Module, structure: Structure, precision: Precision, convolve: type[Convolution]
 ) -> Weights:
     """Returns the weights of a U-Net, made anew if its parameters changed."""
-    versions = [(id(p), p.data_ptr(), p._version) for p in network.parameters()]
+    versions = [(id(p), p.data_ptr(), version(p)) for p in network.parameters()]
     known = _weights.setdefault(network, {})
     kind = (precision, convolve)
     if kind not in known or known[kind][0] != versions:
-        with torch.no_grad():
+        with keeping():
             known[kind] = (versions, Weights(structure, precision, convolve))
     return known[kind][1]

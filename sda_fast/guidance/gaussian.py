@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .._kept import keeping, version
 from .base import Guidance, Level, Vjp, check_prediction, first, fits, observation, observe
 from .covariance import Covariance, check_covariance
 from .spectrum import Spectrum
@@ -115,6 +116,7 @@ class GaussianScore(Guidance):
         covariance = self._covariance(prediction)
         return transposed(covariance.inverse(residual, x, transposed, float(ratio)))
 
+    @keeping()
     def _covariance(self, prediction: Tensor) -> Covariance:
         """Returns the covariance of the observation, made anew when its parts have changed."""
         if self.y.ndim >= prediction.ndim:
@@ -123,7 +125,7 @@ class GaussianScore(Guidance):
                 f"{prediction.ndim - 1} dimensions, got shape {tuple(self.y.shape)}"
             )
         parts = (self.y, self.std, self.covariance, self.gamma, self.A)
-        versions = [(id(part), getattr(part, "_version", 0)) for part in parts]
+        versions = [(id(p), version(p) if isinstance(p, Tensor) else 0) for p in parts]
         if self._system is None or self._system[0] != versions:
             shape = prediction.shape[1:]
 

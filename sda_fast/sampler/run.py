@@ -120,6 +120,8 @@ def sample(
     )
 
     with ExitStack() as stack:
+        # where A has no vector-Jacobian product of its own, autograd finds it
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(ops.backend(plan.backend))
         stack.enter_context(sampling(plan.window_batch))
