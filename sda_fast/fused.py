@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _native, ops
+from . import _autocast, _native, ops
 from ._kept import keeping, version
 from .composition import Plan
 from .nn import LayerNorm, ResidualBlock, ResMLP, TimeEmbedding
@@ -175,6 +175,8 @@ class FusedMLP:
             return "the fused network serves vectors of float32 on CPU and CUDA"
         if x.device != self.device:
             return f"its parameters are on {self.device}, and the states on {x.device}"
+        if _autocast.is_on(x):
+            return "autocast is on"
         if t is not None and t.numel() != 1 and t.shape != (len(x), 1):
             return "the fused network serves one time, or one for each sample"
         if c is not None and c.shape != (self.context,):
@@ -227,10 +229,11 @@ class FusedMLP:
             return self._bias(t, c)
 
         time = (t.item(), t.dtype, None if c is None else version(c))
-        if self._last is None or self._last[0] != time or self._last[1] is not c:
-            self._last = time, c, self._bias(t, c)
+        last = self._last
+        if last is None or last[0] != time or last[1] is not c:
+            last = self._last = time, c, self._bias(t, c)
 
-        return self._last[2]
+        return last[2]
 
     def _bias(self, t: Tensor, c: Tensor | None) -> Tensor:
         """Computes the first layer's bias."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
+from ._autocast import widened
 from ._compile import constant
 from ._kept import keeping
 from .composition import Centre, Composition, Junction, Plan
@@ -301,7 +302,7 @@ class MCScoreNet(nn.Module):
             return fused(x, t, c, plan)
 
         eps = [
-            self.kernel(ops.gather(x, start, mask), t, self._context(mask, x, c))
+            widened(self.kernel(ops.gather(x, start, mask), t, self._context(mask, x, c)), x)
             for start, mask in self._chunks(plan, x)
         ]
 
@@ -335,7 +336,7 @@ class MCScoreNet(nn.Module):
             windows = ops.gather(x.detach(), start, mask)
             with torch.enable_grad():
                 windows.requires_grad_(True)
-                return windows, self.kernel(windows, t, self._context(mask, x, c))
+                return windows, widened(self.kernel(windows, t, self._context(mask, x, c)), x)
 
         # the one chunk's graph is kept; of several only one is to exist at a time
         kept = evaluate(*chunks[0]) if len(chunks) == 1 else None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import ops
+from .. import _autocast, ops
 from ..nn import UNet
 from .convolution import choose
 from .structure import Structure
@@ -64,7 +64,7 @@ class FusedUNet:
             return "the fused U-Net serves fields of float32 in two dimensions on CPU and CUDA"
         if x.device != self.device:
             return f"its parameters are on {self.device}, and the fields on {x.device}"
-        if torch.is_autocast_enabled(x.device.type):
+        if _autocast.is_on(x):
             return "autocast is on"
         sizes = list(zip(x.shape[2:], self.grid, self.padding, strict=True))
         if any(n % g != 0 or n // g < max(p, 1) for n, g, p in sizes):

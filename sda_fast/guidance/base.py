@@ -20,6 +20,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from .. import ops
+from .._autocast import exact, widened
 
 Level = float | Tensor  # a number, or a tensor () where a step is captured once for all times
 Vjp = Callable[[Tensor], Tensor]
@@ -52,7 +53,7 @@ def linearise(eps: Any, x: Tensor, t: Tensor, *context: Tensor | None) -> tuple[
     if own is not None:
         result: tuple[Tensor, Vjp] = own(x, t, *context)
         return result
-    estimate, vjp = _by_autograd(lambda x: eps(x, t, *context), x)
+    estimate, vjp = _by_autograd(lambda x: widened(eps(x, t, *context), x), x)
     return estimate.clone(), vjp
 
 
@@ -187,13 +188,14 @@ class Guidance(nn.Module):
             sigma: The level of the noise at that time.
             context: The context, if any is passed.
         """
+        vjp: Vjp
         if self.detach:
-            eps = self.sde.eps(x, t, *context).clone()
-            return Pieces(eps, self.cotangent(ops.denoise(x, eps, mu, sigma), mu, sigma, _detached))
-
-        eps, vjp = linearise(self.sde.eps, x, t, *context)
-        direct = self.cotangent(ops.denoise(x, eps, mu, sigma), mu, sigma, vjp)
-        return Pieces(eps, direct, vjp(direct))
+            eps, vjp = widened(self.sde.eps(x, t, *context), x).clone(), _detached
+        else:
+            eps, vjp = linearise(self.sde.eps, x, t, *context)
+        with exact(x):
+            direct = self.cotangent(ops.denoise(x, eps, mu, sigma), mu, sigma, vjp)
+        return Pieces(eps, direct, None if self.detach else vjp(direct))
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         """Maps noisy trajectories (B, *event), a time () and context to noise (B, *event)."""

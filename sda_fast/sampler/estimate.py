@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops, recognise
+from .._autocast import widened
 from ..guidance import Guidance, Level, Pieces
 from ..schedule import coefficients
 from .graph import Graph, unserved
@@ -76,7 +77,7 @@ class Estimator:
 
     def _evaluate(self, x: Tensor, t: Tensor, levels: tuple[Level, ...]) -> Tensor | Pieces:
         if not levels:
-            eps: Tensor = self.estimator(x, t, *self.context)
+            eps = widened(self.estimator(x, t, *self.context), x)
             _check("sde.eps", eps, x)
             return eps
 
