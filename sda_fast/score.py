@@ -106,23 +106,25 @@ def _plan_tensors(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return plan.start, plan.mask, plan.weight
 
 
-def _remembered(owner: nn.Module, network: nn.Module, make: Callable[[], Fused]) -> Fused | str:
+def _remembered(network: nn.Module, make: Callable[[], Fused]) -> Fused | str:
     """Returns what evaluates a network natively, within :func:`sampling` what was made first, or
     why nothing can."""
     evaluation = _evaluation.get()
-    fused = evaluation.fused.get(owner) if evaluation is not None else None
+    fused = evaluation.fused.get(network) if evaluation is not None else None
     if fused is not None:
         return cast(Fused, fused)
 
     learns = evaluation is None and torch.is_grad_enabled()
     if learns and any(p.requires_grad for p in network.parameters()):
         return "its parameters require gradients"
+    if (why := ops.transformed(network.parameters())) is not None:
+        return why
     try:
         fused = make()
     except UnfusableError as reason:
         return str(reason)
     if evaluation is not None:
-        evaluation.fused[owner] = fused
+        evaluation.fused[network] = fused
 
     return fused
 
@@ -193,7 +195,7 @@ class ScoreUNet(nn.Module):
         if torch.compiler.is_compiling() or y.is_meta or not _is_native(y, t):
             return "the native operators are not used"
 
-        fused = _remembered(self, self.network, lambda: FusedUNet(self.network))
+        fused = _remembered(self, lambda: FusedUNet(self.network))
         if isinstance(fused, FusedUNet):
             return fused.unserved(y, t) or fused
         return fused
@@ -387,7 +389,7 @@ class MCScoreNet(nn.Module):
         if type(self.kernel) is not ScoreNet:
             return f"its kernel is a {type(self.kernel).__name__}"
 
-        fused = _remembered(self, self.kernel, lambda: FusedMLP(self, self._packed))
+        fused = _remembered(self, lambda: FusedMLP(self, self._packed))
         if isinstance(fused, FusedMLP):
             return fused.unserved(x, t, c) or fused
         return fused

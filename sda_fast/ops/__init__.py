@@ -46,10 +46,11 @@ __all__ = [
     "subsample_adjoint",
     "too_large",
     "transpose",
+    "transformed",
     "unserved",
 ]
 
-from ._dispatch import backend, is_native, unserved
+from ._dispatch import backend, is_native, transformed, unserved
 from .fields import activation_pad, activation_pad_vjp, fold, norm_pad, norm_pad_vjp
 from .guided import guide, guide_, guide_langevin_, guide_predictor_
 from .networks import kept_rows, mlp_score, mlp_score_linearised, too_large

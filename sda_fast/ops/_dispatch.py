@@ -9,6 +9,7 @@ __all__ = [
     "is_native",
     "native",
     "register",
+    "transformed",
     "unserved",
 ]
 
@@ -80,15 +81,14 @@ def unserved(x: Tensor) -> str | None:
     return f"there are no native operators for the device {x.device.type}"
 
 
-def _transformed(tensors: tuple[Tensor, ...]) -> str | None:
+def transformed(tensors: Iterable[Tensor]) -> str | None:
     """Returns why tensors inside a transformation cannot be served, or None if they can be."""
+    dual = forward_ad._current_level >= 0
     for x in tensors:
         if _is_wrapped(x):
             return "the native operators do not serve the transformations of torch.func"
-    if forward_ad._current_level >= 0:
-        for x in tensors:
-            if forward_ad.unpack_dual(x).tangent is not None:
-                return "the native operators do not serve forward-mode differentiation"
+        if dual and forward_ad.unpack_dual(x).tangent is not None:
+            return "the native operators do not serve forward-mode differentiation"
     return None
 
 
@@ -121,7 +121,7 @@ def is_native(*tensors: Tensor, in_place: bool = False) -> bool:
 
     reason = unserved(tensors[0])
     if reason is None and not compiling:
-        reason = _transformed(tensors)
+        reason = transformed(tensors)
     if reason is None and in_place and _need_grad(tensors):
         reason = "the native operators in place keep no gradients (use torch.no_grad)"
     if reason is None:
