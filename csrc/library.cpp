@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <tuple>
 
+#include "cpu/fingerprint.h"
 #include "cpu/isa.h"
 #include "cpu/loops.h"
 #include "kernels/normal.h"
@@ -115,6 +116,13 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "has_bfloat16", [] { return sda_fast::tiles().bfloat16; },
       "Whether the instruction set in use has products in bfloat16.");
+  m.def(
+      "fingerprint",
+      [](uintptr_t address, size_t bytes) {
+        return sda_fast::cpu::fingerprint(reinterpret_cast<const void*>(address), bytes);
+      },
+      py::call_guard<py::gil_scoped_release>(), py::arg("address"), py::arg("bytes"),
+      "A number of the contents of memory, by which they are told from others.");
   m.def("philox", &philox, py::arg("ctr"), py::arg("key"),
         "Four random words of Philox4x32-10, of a counter of four words and a key of two.");
   m.def("normals", &normals, py::arg("a"), py::arg("b"),

@@ -245,6 +245,32 @@ def test_changed_weights_are_seen():
     check(network, x, t)
 
 
+@pytest.mark.parametrize("kind", ["mlp", "unet"])
+def test_weights_changed_through_data_are_seen(kind: str):
+    """Torch does not count such changes: averages of weights are put into a network so."""
+    network, shape = make(), [20, 3]
+    if kind == "unet":
+        options = {"spatial": 2, "hidden_channels": (4, 8), "hidden_blocks": (1, 1)}
+        network = MCScoreNet(2, order=1, kernel_size=3, **options).requires_grad_(False)
+        shape = [5, 2, 8, 8]
+    x, t = torch.randn(2, *shape), torch.tensor(0.5)
+
+    def draw(backend: str = "auto") -> Tensor:
+        process = VPSDE(network, shape=shape)
+        return sample(process, (2,), steps=[0.6, 0.5], x1=x, seed=0, backend=backend)
+
+    before = network(x, t), draw()
+    layer = next(
+        m for m in network.kernel.network.modules() if isinstance(m, nn.Linear | nn.Conv2d)
+    )
+    layer.weight.data[..., -1:] *= -1
+    with ops.backend("reference"):
+        expected = network(x, t)
+    assert relative(network(x, t), expected) < 1e-5 < relative(before[0], expected)
+    expected = draw("reference")
+    assert relative(draw(), expected) < 1e-5 < relative(before[1], expected)
+
+
 def changed(network: MCScoreNet, change: str) -> MCScoreNet:
     block = network.kernel.network[1]
     if change == "layer":

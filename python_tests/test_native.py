@@ -13,6 +13,7 @@ import torch
 import sda_fast
 from sda_fast import _native, info, ops, reference
 from sda_fast._compile import constant
+from sda_fast._kept import anew, version
 
 needs_native = pytest.mark.skipif(not _native.available, reason=str(_native.reason))
 
@@ -112,6 +113,53 @@ def test_noise_of_other_streams_is_independent() -> None:
                   {"correction": 1}, {"correction": 65535}, {"first_sample": 1}):  # fmt: skip
         assert abs((z * noise(**other)).mean()) < 4 / math.sqrt(z.numel()), other
     assert torch.equal(noise(seed=-1), noise(seed=2**64 - 1))
+
+
+# Contents
+
+
+@needs_native
+def test_fingerprints_tell_contents_apart() -> None:
+    x = torch.randn(300)
+    seen = {_native.fingerprint(x[:size]) for size in range(300)}
+    assert len(seen) == 300
+    assert len({_native.fingerprint(torch.zeros(size)) for size in range(300)}) == 300
+
+    known = _native.fingerprint(x)
+    assert known == _native.fingerprint(x.clone())
+    assert known == _native.fingerprint(x.repeat_interleave(2)[::2])
+    others = [-x, x.flip(0), x.roll(16), x.sort().values, x + 1e-6]
+    for i in range(300):  # one number, and one that had its sign changed with one further on
+        for changed in ([i], [i, (i + 16) % 300], [i, (i + 1) % 300]):
+            others.append(x.clone())
+            others[-1][changed] *= -1
+    assert len({known, *map(_native.fingerprint, others)}) == 1 + len(others)
+
+
+@needs_native
+def test_fingerprints_of_any_type() -> None:
+    for x in (
+        torch.randn(5).bfloat16(),
+        torch.randn(2, 3).double(),
+        torch.arange(7, dtype=torch.int8),
+    ):
+        assert _native.fingerprint(x) == _native.fingerprint(x.clone())
+        assert _native.fingerprint(x) != _native.fingerprint(x + 1)
+    assert _native.fingerprint(torch.randn(2, requires_grad=True)) is not None
+
+
+def test_versions_where_contents_are_not_looked_at() -> None:
+    x = torch.empty(3, device="meta")
+    known = version(x)
+    assert version(x) == known
+    with anew():
+        assert version(x) != version(x)
+    assert version(x) == known
+    x.zero_()
+    assert version(x) != known
+    with torch.inference_mode():
+        y = torch.empty(3, device="meta")
+    assert version(y) != version(y)
 
 
 # Loading
@@ -233,6 +281,18 @@ def test_stale_library(replaced: str, replacing: str, says: str) -> None:
     assert says in warning
     assert "pip install ." in warning
     assert raised.startswith("the backend is native, but")
+
+
+OLD = """
+import sys, types
+sys.modules["sda_fast._C"] = types.ModuleType("sda_fast._C")
+"""
+
+
+def test_library_without_a_function() -> None:
+    warning, _ = run(OLD + USE)
+    assert "was built from other sources" in warning
+    assert "it has no build_info" in warning
 
 
 @needs_native

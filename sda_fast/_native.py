@@ -11,6 +11,7 @@ __all__ = [
     "cuda_available",
     "cuda_reason",
     "device_reason",
+    "fingerprint",
     "has_bfloat16",
     "info",
     "reason",
@@ -28,6 +29,8 @@ import torch  # its libraries must be loaded before ours
 
 from ._compile import constant
 
+FUNCTIONS = ("build_info", "fingerprint", "has_bfloat16", "isa", "normals", "philox")
+
 
 def _load() -> tuple[ModuleType | None, str | None]:
     try:
@@ -42,7 +45,15 @@ def _load() -> tuple[ModuleType | None, str | None]:
     except (ImportError, OSError, RuntimeError) as error:
         return None, f"sda_fast's native library cannot be loaded: {error}"
 
-    return library, None
+    missing = [name for name in FUNCTIONS if not hasattr(library, name)]
+    return (None, _other_sources(f"it has no {missing[0]}")) if missing else (library, None)
+
+
+def _other_sources(why: str) -> str:
+    return (
+        f"sda_fast's native library was built from other sources than the package's ({why}): "
+        "build it again (pip install . does)"
+    )
 
 
 def _load_cuda(library: ModuleType | None) -> str | None:
@@ -109,10 +120,16 @@ def refuse(why: str) -> None:
     global _library, available, reason, cuda_available, cuda_reason
 
     _library, available, cuda_available = None, False, False
-    reason = cuda_reason = (
-        f"sda_fast's native library was built from other sources than the package's ({why}): "
-        "build it again (pip install . does)"
-    )
+    reason = cuda_reason = _other_sources(why)
+
+
+def fingerprint(x: torch.Tensor) -> int | None:
+    """Returns a number of a CPU tensor's contents, by which they are told from others, or None
+    without the library."""
+    if _library is None:
+        return None
+    x = x.detach().contiguous()
+    return int(_library.fingerprint(x.data_ptr(), x.nbytes))
 
 
 def has_bfloat16() -> bool:

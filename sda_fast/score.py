@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import ops
 from ._autocast import widened
 from ._compile import constant
-from ._kept import keeping
+from ._kept import anew, keeping
 from .composition import Centre, Composition, Junction, Plan
 from .fused import FusedMLP, Packed, UnfusableError
 from .fused_unet import FusedUNet
@@ -120,11 +120,13 @@ def _remembered(network: nn.Module, make: Callable[[], Fused]) -> Fused | str:
     if (why := ops.transformed(network.parameters())) is not None:
         return why
     try:
-        fused = make()
+        if evaluation is None:
+            return make()
+        with anew():
+            fused = make()
     except UnfusableError as reason:
         return str(reason)
-    if evaluation is not None:
-        evaluation.fused[network] = fused
+    evaluation.fused[network] = fused
 
     return fused
 
