@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sda_fast import VPSDE, GaussianScore, MCScoreNet, Spectrum, explain, ops, sample
+from sda_fast._autocast import exact, is_on, widened
 
 SHAPE = (9, 3)
 
@@ -56,6 +57,13 @@ def test_samples(network: MCScoreNet, law: str, foreign: bool, backend: str):
     assert result.dtype == torch.float32
     assert not torch.equal(result, expected)
     assert (result - expected).norm() < 2e-2 * expected.norm()
+
+
+def test_devices_without_it():
+    x = torch.empty(2, device="meta")
+    assert widened(x, x) is x
+    with exact(x):
+        assert not is_on(x)
 
 
 def test_network(network: MCScoreNet):

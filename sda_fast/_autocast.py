@@ -10,7 +10,8 @@ from torch import Tensor
 
 def is_on(x: Tensor) -> bool:
     """Says whether operators on a tensor's device are to choose their types themselves."""
-    return torch.is_autocast_enabled(x.device.type)
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def exact(x: Tensor) -> AbstractContextManager[object]:

@@ -7,9 +7,9 @@
 
 namespace sda_fast::cpu {
 
-// A number of some contents: other contents of that size have the same one in 2^64 of cases. Every
-// step is invertible, so that a change of a single word is always told. Eight words are mixed at a
-// time, each with those before in its place, as one of them waits for its multiplication.
+// A number of some contents, which others have in one of 2^64 cases. Every step can be undone, so
+// that a change of a single word is always told. Eight words are mixed at a time, each with those
+// before in its place: one of them waits for its multiplication.
 inline uint64_t fingerprint(const void* data, size_t bytes) {
   constexpr size_t kLanes = 8, kBlock = kLanes * sizeof(uint64_t);
   const auto mix = [](uint64_t sum, uint64_t word) {
