@@ -97,19 +97,39 @@ inline void block_mean(const BlockMean<T>& m, int64_t begin, int64_t end) {
   }
 }
 
-// Lines [begin, end) of x.
+// Spreads n means over so many elements each: as many as is known to the optimiser, if kBlock is
+// above 0.
+template <int kBlock, typename T>
+inline void spread(const T* y, int64_t n, int64_t block, Accumulate<T> scale, T* x) {
+  const int64_t count = kBlock > 0 ? kBlock : block;
+  for (int64_t j = 0; j < n; ++j) {
+    const T value = narrow<T>(widen(y[j]) * scale);
+    for (int64_t k = 0; k < count; ++k) x[j * count + k] = value;
+  }
+}
+
+// Lines [begin, end) of x. Those of the same blocks are copies of the first.
 template <typename T>
 inline void block_mean_adjoint(const BlockMean<T>& m, int64_t begin, int64_t end) {
   const Blocks& b = m.blocks;
-  const int64_t size = b.size[b.dims - 1], block = b.block[b.dims - 1];
+  const int64_t size = b.size[b.dims - 1], block = b.block[b.dims - 1], length = size * block;
   const auto scale = 1 / static_cast<Accumulate<T>>(b.elements);
+  const T* before = nullptr;
   for (int64_t line = begin; line < end; ++line) {
     const T* y = m.in + line_of_means(b, line) * size;
-    T* x = m.out + line * size * block;
-    for (int64_t j = 0; j < size; ++j) {
-      const T value = narrow<T>(widen(y[j]) * scale);
-      for (int64_t k = 0; k < block; ++k) x[j * block + k] = value;
+    T* x = m.out + line * length;
+    if (y == before) {
+      __builtin_memcpy(x, x - length, static_cast<uint64_t>(length) * sizeof(T));
+    } else if (block == 2) {
+      spread<2>(y, size, block, scale, x);
+    } else if (block == 4) {
+      spread<4>(y, size, block, scale, x);
+    } else if (block == 8) {
+      spread<8>(y, size, block, scale, x);
+    } else {
+      spread<0>(y, size, block, scale, x);
     }
+    before = y;
   }
 }
 
