@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sda_fast import GaussianScore, MCScoreNet, explain, ops, sample
+from sda_fast import GaussianScore, MCScoreNet, ScoreUNet, explain, ops, sample
 from sda_fast.packing import Panels
 from sda_fast.recognise import agrees, twin
 
@@ -93,6 +93,27 @@ class Guidance(nn.Module):
         return eps.detach() - self.scale * sigma * s
 
 
+class Baseline(Guidance):
+    """Diffusion posterior sampling as existing code has it, which takes no context."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__(network)
+        self.zeta = 0.3
+        del self.std, self.gamma, self.detach
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:  # type: ignore[override]
+        mu, sigma = self.sde.mu(t), self.sde.sigma(t)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            eps = self.sde.eps(x, t)
+            error = (self.y - self.A((x - sigma * eps) / mu)).square().sum()
+            (gradient,) = torch.autograd.grad(error, x)
+        return eps.detach() + sigma * self.zeta * gradient / error.sqrt()
+
+
+GUIDED = {"prior": lambda network: network, "gaussian": Guidance, "dps": Baseline}
+
+
 def process(eps: Any) -> Any:
     def mu(t: Tensor) -> Tensor:
         return torch.cos(1.5 * t) ** 2
@@ -128,9 +149,9 @@ def test_network_with_context():
     torch.testing.assert_close(twin(network)(x, t, c), network(x, t, c))
 
 
-@pytest.mark.parametrize("guided", [False, True])
-def test_samples_are_the_same(network: Windows, guided: bool):
-    sde = process(Guidance(network) if guided else network)
+@pytest.mark.parametrize("law", list(GUIDED))
+def test_samples_are_the_same(network: Windows, law: str):
+    sde = process(GUIDED[law](network))
     torch.testing.assert_close(
         samples(sde, "native"), samples(sde, "reference"), rtol=1e-4, atol=1e-4
     )
@@ -225,6 +246,33 @@ def test_what_only_looks_alike_is_called(guided: bool):
 
     assert twin(look_alike) is not None
     result, expected = (samples(process(look_alike), name) for name in ("native", "reference"))
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+
+
+class Interval(Guidance):
+    """Guidance of some times only."""
+
+    def __init__(self, network: nn.Module, first: float, last: float):
+        super().__init__(network)
+        self.times = first, last
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        guided = self.times[0] <= t <= self.times[1]
+        return super().forward(x, t, c) if guided else self.sde.eps(x, t, c)
+
+
+@pytest.mark.parametrize("times", [(0.0, 0.8), (0.03, 1.0), (0.1, 0.4)])
+def test_guidance_of_some_times_is_called(network: Windows, times: tuple[float, float]):
+    guide = Interval(network, *times)
+    assert twin(guide) is not None
+    assert not agrees(guide, twin(guide), torch.randn(2, 20, 3))
+
+
+def test_what_asks_for_more_is_not_used(network: Windows):
+    """Here what is predicted broadcasts to what was observed, which ours refuses."""
+    guide = Guidance(network)
+    guide.y = torch.zeros(2, 3, 2)
+    result, expected = (samples(process(guide), name) for name in ("native", "reference"))
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -343,6 +391,32 @@ def test_network_of_fields(forced: bool, mode: str):
 
     sde = process(network)
     sde.shape = (6, 2, 8, 8)
+    assert "its U-Net fused" in str(explain(sde))
+    torch.testing.assert_close(
+        samples(sde, "native"), samples(sde, "reference"), rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("forced", [False, True])
+def test_network_of_single_fields(forced: bool, guided: bool):
+    torch.manual_seed(0)
+    network = FieldKernel(forced).requires_grad_(False)
+    ours = twin(network)
+    x, t = torch.randn(2, 6, 8, 8), torch.tensor(0.5)
+
+    assert isinstance(ours, ScoreUNet)
+    assert all(p is q for p, q in zip(ours.parameters(), network.parameters(), strict=True))
+    torch.testing.assert_close(ours(x, t), network(x, t), rtol=1e-4, atol=1e-5)
+
+    sde = process(network)
+    sde.shape = (6, 8, 8)
+    if guided:
+        guide = Guidance(network)
+        guide.y, guide.sde = torch.zeros(6, 1, 1), sde
+        guide.A = lambda x: x[..., ::8, :1]
+        sde = process(guide)
+        sde.shape = (6, 8, 8)
     assert "its U-Net fused" in str(explain(sde))
     torch.testing.assert_close(
         samples(sde, "native"), samples(sde, "reference"), rtol=1e-3, atol=1e-3
