@@ -20,6 +20,7 @@ from sda_fast import (
     SubSubVPSDE,
     SubVPSDE,
     likelihood,
+    observation,
 )
 from sda_fast.evaluation import Gaussian, GaussianEstimator
 
@@ -480,6 +481,23 @@ def test_observation_that_changes_is_seen():
     y[0] = torch.nan  # in place
     anew = GaussianScore(y, Linear(H), None, sde, gamma, covariance=4 * noise)
     torch.testing.assert_close(guidance(x, t), anew(x, t))
+
+
+def test_system_that_changes_is_seen():
+    """The matrix of the operator, and the prior's covariance."""
+    sde, prior, H, noise, y, x = gaussian_problem()
+    t, gamma = torch.tensor(0.3), spectrum(prior.covariance)
+    A = observation.Linear(x.shape[1:], H)
+    guidance = GaussianScore(y, A, None, sde, gamma, covariance=noise)
+    for change in (A.weight, gamma.vectors):
+        before = guidance(x, t)
+        if change is A.weight:
+            change.data *= 1.5  # not in torch's count
+        else:
+            change.neg_()[:, :2] = change[:, [1, 0]].clone()
+        anew = GaussianScore(y, A, None, sde, gamma, covariance=noise)
+        assert not torch.allclose(guidance(x, t), before)
+        torch.testing.assert_close(guidance(x, t), anew(x, t))
 
 
 def test_iteration_that_does_not_converge_says_so():

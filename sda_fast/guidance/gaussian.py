@@ -2,11 +2,12 @@
 
 __all__ = ["DPSGaussianScore", "GaussianScore"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
 from .._kept import keeping, version
@@ -125,7 +126,7 @@ class GaussianScore(Guidance):
                 f"{prediction.ndim - 1} dimensions, got shape {tuple(self.y.shape)}"
             )
         parts = (self.y, self.std, self.covariance, self.gamma, self.A)
-        versions = [(id(p), version(p) if isinstance(p, Tensor) else 0) for p in parts]
+        versions = [(id(part), *map(version, _tensors(part))) for part in parts]
         if self._system is None or self._system[0] != versions:
             shape = prediction.shape[1:]
 
@@ -140,6 +141,13 @@ class GaussianScore(Guidance):
             observed = flat(~self.y.isnan())
             self._system = versions, Covariance(noise, gamma, self.A, observed, self.tolerance)
         return self._system[1]
+
+
+def _tensors(part: Any) -> Iterable[Tensor]:
+    """Returns the tensors that a part of a system is known by."""
+    if isinstance(part, nn.Module):
+        return chain(part.parameters(), part.buffers())
+    return (part,) if isinstance(part, Tensor) else ()
 
 
 class DPSGaussianScore(Guidance):
