@@ -18,10 +18,11 @@ __all__ = [
     "MMPSGaussianScore",
     "Pieces",
     "Spectrum",
+    "context_for",
     "linearise",
 ]
 
-from .base import Guidance, Level, Pieces, linearise
+from .base import Guidance, Level, Pieces, context_for, linearise
 from .gaussian import DPSGaussianScore, GaussianScore
 from .likelihood import LikelihoodScore
 from .mmps import MMPSGaussianScore

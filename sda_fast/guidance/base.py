@@ -11,8 +11,9 @@ so that a module has to give :math:`g` only, and the sampler combines the pieces
 :math:`(\epsilon_\phi, g, J^\top g)` with its step in one pass.
 """
 
-__all__ = ["Guidance", "Level", "Pieces", "linearise", "observe"]
+__all__ = ["Guidance", "Level", "Pieces", "context_for", "linearise", "observe"]
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,6 +34,20 @@ class Pieces(NamedTuple):
     eps: Tensor
     direct: Tensor
     through: Tensor | None = None
+
+
+def context_for(eps: Any, c: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Returns what is passed to a noise estimator beside states and time: the context, be it None,
+    or nothing where there is none and the estimator takes two arguments."""
+    if c is not None:
+        return (c,)
+    try:
+        inspect.signature(getattr(eps, "forward", eps)).bind(None, None, None)
+    except TypeError:
+        return ()
+    except ValueError:  # no signature to be had
+        pass
+    return (None,)
 
 
 def linearise(eps: Any, x: Tensor, t: Tensor, *context: Tensor | None) -> tuple[Tensor, Vjp]:
@@ -200,9 +215,10 @@ class Guidance(nn.Module):
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         """Maps noisy trajectories (B, *event), a time () and context to noise (B, *event)."""
         mu, sigma = float(self.sde.mu(t)), float(self.sde.sigma(t))
+        context = context_for(self.sde.eps, c)
         with torch.no_grad():
             parts = [
-                ops.guide(*self.pieces(part, t, mu, sigma, c), mu, sigma)
+                ops.guide(*self.pieces(part, t, mu, sigma, *context), mu, sigma)
                 for part in x.split(self.at_once(x))
             ]
         return torch.cat(parts)

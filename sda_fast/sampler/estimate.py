@@ -2,7 +2,6 @@
 
 __all__ = ["Estimator"]
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from .. import ops, recognise
 from .._autocast import widened
-from ..guidance import Guidance, Level, Pieces
+from ..guidance import Guidance, Level, Pieces, context_for
 from ..schedule import coefficients
 from .graph import Graph, unserved
 from .plan import SamplingPlan
@@ -28,9 +27,8 @@ class Estimator:
     """
 
     def __init__(self, sde: Any, plan: SamplingPlan, c: Tensor | None, noise: Tensor):
-        takes = c is not None or _takes_context(sde.eps)
-        self.context: tuple[Tensor | None, ...] = (c,) if takes else ()
         self.estimator = sde.eps
+        self.context = context_for(sde.eps, c)
 
         twin = plan.estimator if plan.estimator is not sde.eps else None
         if twin is not None and recognise.agrees(sde.eps, twin, noise, *self.context):
@@ -48,6 +46,7 @@ class Estimator:
             mu, sigma = coefficients(self.estimator.sde, grid)
             self.levels = list(zip(mu.tolist(), sigma.tolist(), strict=True))
             self.at_once = self.estimator.at_once(noise)
+            self.context = context_for(self.estimator.sde.eps, c)
 
     def __call__(self, x: Tensor, n: int) -> Tensor | Pieces:
         """Evaluates the estimate for states (B, *event) at time n of the grid, in pieces where it
@@ -112,14 +111,3 @@ def _check(name: str, eps: Tensor, x: Tensor) -> None:
             f"{name} must return {x.dtype} on {x.device}, as its input is, got {eps.dtype} on "
             f"{eps.device}"
         )
-
-
-def _takes_context(eps: Any) -> bool:
-    """Tells whether a third positional argument can be passed."""
-    try:
-        inspect.signature(getattr(eps, "forward", eps)).bind(None, None, None)
-    except TypeError:
-        return False
-    except ValueError:  # no signature to be had
-        return True
-    return True
