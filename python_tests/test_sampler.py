@@ -460,6 +460,19 @@ def test_parameterless_network_of_context():
         sample(oracles.Process(lambda x, t: x, (4,)), c=torch.ones(1), steps=1)
 
 
+@pytest.mark.parametrize("detach", [False, True])
+def test_guided_network_of_two_arguments(detach: bool):
+    """As unguided, `c` is passed on only where it can be taken."""
+    x, t, y = torch.randn(3, 4), torch.tensor(0.5), torch.randn(4)
+    results = []
+    for eps in (lambda x, t: 0.5 * x, lambda x, t, c: 0.5 * x):
+        prior = oracles.Process(eps, (4,))
+        guide = GaussianScore(y, lambda x: x**2, 0.5, prior, detach=detach)
+        drawn = sample(oracles.Process(guide, (4,)), (3,), steps=2, seed=1)
+        results.append((guide(x, t), drawn))
+    assert all(map(torch.equal, *results))
+
+
 # The same seed, the same samples
 
 
@@ -653,6 +666,8 @@ def test_schedules():
         "tau": lambda t: 0.5 - 0.4 * t,
     }
     assert_same(sample(sde, (2,), **functions, **options), expected)
+    arrays = {"corrections": np.array(counts), "tau": np.array(taus), "steps": np.linspace(1, 0, 5)}
+    assert torch.equal(sample(sde, (2,), **{**options, **arrays}), expected)
     assert explain(sde, corrections=counts, steps=4).evaluations == 4 + 3
 
     seen: list[float] = []
@@ -734,6 +749,13 @@ NUMBERS: list[tuple[dict[str, object], str]] = [
 def test_bad_number(arguments: dict[str, object], message: str):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         sample(small(), (2,), **{"steps": 2} | arguments)
+
+
+def test_bad_batch_shape():
+    with pytest.raises(TypeError, match=re.escape("shape must be the batch shape, such as (16,)")):
+        sample(small(), 4)
+    with pytest.raises(ValueError, match=r"shape must have sizes of at least 0, got \(2, -1\)"):
+        sample(small(), (2, -1))
 
 
 def test_bad_backend():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Size, Tensor
 
@@ -123,7 +124,7 @@ def make_plan(
     if clip is not None and not (clip > 0 and math.isfinite(clip)):
         raise ValueError(f"clip must be positive, or None, got {clip}")
 
-    batch, event = Size(shape), Size(sde.shape)
+    batch, event = _batch(shape), Size(sde.shape)
     device, dtype = _placement(sde, x1, dtype)
     if x1 is not None and x1.shape != batch + event:
         raise ValueError(
@@ -264,11 +265,22 @@ def is_integer(value: Any, least: int, most: float = math.inf) -> bool:
         return False
 
 
+def _batch(shape: Sequence[int]) -> Size:
+    """Checks the batch shape."""
+    try:
+        batch = Size(shape)
+    except TypeError:
+        raise TypeError(f"shape must be the batch shape, such as (16,), got {shape!r}") from None
+    if any(n < 0 for n in batch):
+        raise ValueError(f"shape must have sizes of at least 0, got {tuple(batch)}")
+    return batch
+
+
 def _grid(steps: int | Sequence[float] | Tensor) -> Tensor:
     """Makes the time grid, in float64."""
     if is_integer(steps, 1):
         return torch.linspace(1, 0, operator.index(steps) + 1, dtype=torch.float64)  # type: ignore[arg-type]
-    if not isinstance(steps, Tensor | Sequence) or isinstance(steps, str):
+    if not isinstance(steps, Tensor | np.ndarray | Sequence) or isinstance(steps, str):
         raise ValueError(f"steps must be an integer, at least 1, got {steps}")
 
     times = torch.as_tensor(steps, dtype=torch.float64, device="cpu")
@@ -287,7 +299,7 @@ def _schedule(
     """Makes a schedule of one number, a sequence of one a step, or a function of time."""
     if callable(value):
         return tuple(check(f"{name}({t:.4g})", value(t)) for t in times)
-    if isinstance(value, Sequence) or (isinstance(value, Tensor) and value.ndim > 0):
+    if isinstance(value, Sequence) or getattr(value, "ndim", 0) > 0:
         if len(value) != len(times):
             raise ValueError(
                 f"{name} must be one number, {len(times)}, one for each step, or a function of "
