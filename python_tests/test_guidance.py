@@ -332,6 +332,37 @@ def test_device_of_the_observation(guide: str):
         guidance(torch.randn(2, L, D), torch.tensor(0.4), torch.zeros(1))
 
 
+GUIDES: dict[str, Callable[[Tensor, Callable[[Tensor], Tensor], VPSDE], nn.Module]] = {
+    "gaussian": lambda y, A, sde: GaussianScore(y, A, 0.3, sde),
+    "mmps": lambda y, A, sde: MMPSGaussianScore(y, A, 0.3, sde),
+    "dps": lambda y, A, sde: DPSGaussianScore(y, A, sde, per_sample=True),
+    "likelihood": lambda y, A, sde: LikelihoodScore(
+        lambda x: -((y - A(x)) ** 2).flatten(1).sum(dim=1), sde
+    ),
+}
+
+
+@pytest.mark.parametrize("each", ["none", "observation", "operator"])
+@pytest.mark.parametrize("guide", list(GUIDES))
+def test_samples_in_parts(guide: str, each: str, monkeypatch: pytest.MonkeyPatch):
+    """Samples are guided a few at a time where what is observed is not of the whole batch."""
+    sde = VPSDE(MCScoreNet(D, order=2, hidden_features=[16]), (L, D))
+    t, x = torch.tensor(0.4), torch.randn(5, L, D)
+    y = torch.randn(5, 3, 1) if each == "observation" else torch.randn(3, 1)
+    scale = torch.rand(5, 1, 1) + 0.5 if each == "operator" else torch.ones(())
+    guidance = GUIDES[guide](y, lambda x: scale * OPERATORS["subset"](x), sde)
+
+    expected = guidance(x, t)
+    seen: list[int] = []
+    cotangent = guidance.cotangent
+    monkeypatch.setattr(
+        guidance, "cotangent", lambda x, *rest: seen.append(len(x)) or cotangent(x, *rest)
+    )
+    monkeypatch.setattr(sde.eps, "samples_at_once", lambda x: 2)
+    torch.testing.assert_close(guidance(x, t), expected, rtol=1e-12, atol=1e-12)
+    assert seen == ([2, 2, 1] if each == "none" else [5])
+
+
 # With the prior's covariance
 
 

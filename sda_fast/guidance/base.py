@@ -11,7 +11,7 @@ so that a module has to give :math:`g` only, and the sampler combines the pieces
 :math:`(\epsilon_\phi, g, J^\top g)` with its step in one pass.
 """
 
-__all__ = ["Guidance", "Level", "Pieces", "context_for", "linearise", "observe"]
+__all__ = ["Guidance", "Level", "Pieces", "context_for", "linearise", "observe", "observed_apart"]
 
 import inspect
 from collections.abc import Callable
@@ -156,6 +156,18 @@ def check_prediction(y: Tensor, prediction: Tensor, x: Tensor) -> None:
         )
 
 
+def observed_apart(A: Callable[[Tensor], Tensor], y: Tensor, x: Tensor) -> bool:
+    """Says whether some samples of a batch, x, are observed without the others: neither the
+    operator nor the observation is that of the whole batch."""
+    try:
+        with torch.no_grad():
+            prediction = A(x)
+    except Exception:  # an operator of the user's own
+        return False
+    one_for_all = y.ndim < prediction.ndim or y.shape[0] == 1
+    return one_for_all and prediction.shape[:1] == x.shape[:1]
+
+
 def _detached(_: Tensor) -> Tensor:
     raise RuntimeError("a likelihood that needs the network's Jacobian cannot be detached from it")
 
@@ -188,8 +200,19 @@ class Guidance(nn.Module):
 
     def at_once(self, x: Tensor) -> int:
         """Returns how many samples to guide at once: as many as their network is fastest for, or
-        all where samples are not guided one by one."""
-        return max(getattr(self.sde.eps, "samples_at_once", len)(x), 1)
+        all where some cannot be guided without the others."""
+        number = max(getattr(self.sde.eps, "samples_at_once", len)(x), 1)
+        if number >= len(x):
+            return max(len(x), 1)
+        return number if self.separable(x[:number]) else len(x)
+
+    def separable(self, x: Tensor) -> bool:
+        """Says whether some samples of a batch can be guided without the others.
+
+        Arguments:
+            x: These samples, fewer than all, with shape (b, *event).
+        """
+        return True
 
     def pieces(
         self, x: Tensor, t: Tensor, mu: Level, sigma: Level, *context: Tensor | None

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 
 from .. import ops
 from .._kept import keeping, version
-from .base import Guidance, Level, Vjp, check_prediction, first, fits, observation, observe
+from .base import (
+    Guidance,
+    Level,
+    Vjp,
+    check_prediction,
+    first,
+    fits,
+    observation,
+    observe,
+    observed_apart,
+)
 from .covariance import Covariance, check_covariance
 from .spectrum import Spectrum
 
@@ -98,9 +108,9 @@ class GaussianScore(Guidance):
             where = f" at index {first(~good)}" if value.ndim else ""
             raise ValueError(f"{name} must be {sign}, got {value[first(~good)].item()}{where}")
 
-    def at_once(self, x: Tensor) -> int:
-        """Returns how many samples to guide at once."""
-        return _one_by_one(self, x)
+    def separable(self, x: Tensor) -> bool:
+        """Says whether some samples of a batch can be guided without the others."""
+        return observed_apart(self.A, self.y, x)
 
     def cotangent(self, x: Tensor, mu: Level, sigma: Level, vjp: Vjp) -> Tensor:
         r"""Returns :math:`A^\top (\Sigma_y + (\sigma / \mu)^2 A \Gamma A^\top)^{-1}
@@ -193,9 +203,10 @@ class DPSGaussianScore(Guidance):
         self.zeta = zeta
         self.per_sample = per_sample
 
-    def at_once(self, x: Tensor) -> int:
-        """Returns how many samples to guide at once: all, where they share a norm."""
-        return _one_by_one(self, x) if self.per_sample else max(len(x), 1)
+    def separable(self, x: Tensor) -> bool:
+        """Says whether some samples of a batch can be guided without the others: not where they
+        share a norm."""
+        return self.per_sample and observed_apart(self.A, self.y, x)
 
     def cotangent(self, x: Tensor, mu: Level, sigma: Level, vjp: Vjp) -> Tensor:
         r"""Returns :math:`2 \zeta A^\top (y - A(\hat x)) / \| y - A(\hat x) \|`."""
@@ -210,13 +221,3 @@ class DPSGaussianScore(Guidance):
 
         # nothing pulls where nothing is observed, or all of it is met
         return transposed(2 * self.zeta * error / norm.clamp_min(torch.finfo(error.dtype).tiny))
-
-
-def _one_by_one(guidance: Any, x: Tensor) -> int:
-    """Returns how many samples to guide at once: all, where y has a dimension of samples."""
-    number = Guidance.at_once(guidance, x)
-    if number < len(x):
-        with torch.no_grad():
-            if guidance.A(x[:1]).ndim <= guidance.y.ndim:
-                return len(x)
-    return number

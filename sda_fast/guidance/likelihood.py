@@ -51,15 +51,25 @@ class LikelihoodScore(Guidance):
         self.log_prob = log_prob
         self.gamma = gamma
 
+    def separable(self, x: Tensor) -> bool:
+        """Says whether some samples of a batch can be guided without the others: not where the
+        likelihood is that of the whole batch, each sample with its own observation for instance."""
+        try:
+            with torch.no_grad():
+                return self._value(x, 1.0, 1.0).shape == x.shape[:1]
+        except Exception:  # a likelihood of the user's own
+            return False
+
+    def _value(self, x: Tensor, mu: Level, sigma: Level) -> Tensor:
+        if self.gamma is None:
+            return self.log_prob(x)
+        return self.log_prob(x, self.gamma * (sigma / mu) ** 2)
+
     def cotangent(self, x: Tensor, mu: Level, sigma: Level, vjp: Vjp) -> Tensor:
         r"""Returns :math:`\nabla_{\hat x} \log p(y \mid \hat x)`, by autograd."""
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
-            if self.gamma is None:
-                value = self.log_prob(leaf)
-            else:
-                value = self.log_prob(leaf, self.gamma * (sigma / mu) ** 2)
-
+            value = self._value(leaf, mu, sigma)
             if value.shape != x.shape[:1]:
                 raise ValueError(
                     f"log_prob must return one number for each of the {len(x)} trajectories, got "

@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Guidance, Level, Vjp, check_prediction, first, fits, observation, observe
+from .base import (
+    Guidance,
+    Level,
+    Vjp,
+    check_prediction,
+    first,
+    fits,
+    observation,
+    observe,
+    observed_apart,
+)
 from .covariance import jacobian_product
 from .solve import conjugate_gradient, gmres
 
@@ -82,6 +92,10 @@ class MMPSGaussianScore(Guidance):
         self.iterations = iterations
         self.solver = solver
         self.tolerance = tolerance
+
+    def separable(self, x: Tensor) -> bool:
+        """Says whether some samples of a batch can be guided without the others."""
+        return observed_apart(self.A, self.y, x)
 
     def cotangent(self, x: Tensor, mu: Level, sigma: Level, vjp: Vjp) -> Tensor:
         r"""Returns :math:`A^\top (\Sigma_y + A V A^\top)^{-1} (y - A(\hat x))`."""
