@@ -223,6 +223,12 @@ def test_context():
     )
 
 
+@pytest.mark.parametrize("seed", [np.int64(7), torch.tensor(7)])
+def test_seed_of_other_integers(seed: object):
+    sde = VPSDE(mlp(), (9, 3))
+    assert torch.equal(sample(sde, steps=2, seed=seed), sample(sde, steps=2, seed=7))
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3), (2, 1, 3)])
 def test_batch_shapes(shape: tuple[int, ...]):
     """Any batch shape, as the flat batch of as many samples."""

@@ -2,6 +2,7 @@
 
 __all__ = ["explain", "sample"]
 
+import operator
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -100,6 +101,7 @@ def sample(
     """
     if seed is not None and not is_integer(seed, 0, 2**64 - 1):
         raise ValueError(f"seed must be a non-negative integer below 2^64, got {seed}")
+    seed = None if seed is None else operator.index(seed)
     if not is_integer(checkpoint_every, 1):
         raise ValueError(f"checkpoint_every must be an integer, at least 1, got {checkpoint_every}")
 
