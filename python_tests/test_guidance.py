@@ -363,6 +363,39 @@ def test_samples_in_parts(guide: str, each: str, monkeypatch: pytest.MonkeyPatch
     assert seen == ([2, 2, 1] if each == "none" else [5])
 
 
+def in_place(x: Tensor) -> Tensor:
+    x[..., 0] *= 2
+    return OPERATORS["subset"](x)
+
+
+def test_operator_that_changes_its_input():
+    """As existing code may, since there it is given a tensor that is not looked at again."""
+    sde = VPSDE(MCScoreNet(D, order=2, hidden_features=[16]), (L, D))
+    x, t, y = torch.randn(2, L, D), torch.tensor(0.4), torch.randn(3, 1)
+    plain, before = OPERATORS["subset"], x.clone()
+    doubled = observation.Function(in_place, (L, D), (3, 1))
+    for guide in GUIDES.values():
+        expected = guide(y, lambda x: 2 * plain(x), sde)(x, t)
+        for A in (in_place, doubled):
+            torch.testing.assert_close(guide(y, A, sde)(x, t), expected)
+            assert torch.equal(x, before)
+
+    gamma = Spectrum(torch.eye(L * D).reshape(L, D, -1), torch.ones(L * D))
+    score = partial(GaussianScore, std=0.3, sde=sde, gamma=gamma)
+    torch.testing.assert_close(score(y, in_place)(x, t), score(y, lambda x: 2 * plain(x))(x, t))
+
+    pointwise = observation.Pointwise(lambda x: x.mul_(2), (L, D), lambda x: torch.full_like(x, 2))
+    torch.testing.assert_close(pointwise(x), 2 * before)
+    assert torch.equal(x, before)
+
+
+def test_operator_of_no_tensor():
+    sde = VPSDE(MCScoreNet(D, order=2, hidden_features=[16]), (L, D))
+    guidance = GaussianScore(torch.zeros(1), lambda x: (x,), 0.1, sde)
+    with pytest.raises(TypeError, match="A must return a tensor, got tuple"):
+        guidance(torch.randn(2, L, D), torch.tensor(0.4))
+
+
 # With the prior's covariance
 
 

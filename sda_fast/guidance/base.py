@@ -68,7 +68,9 @@ def linearise(eps: Any, x: Tensor, t: Tensor, *context: Tensor | None) -> tuple[
     if own is not None:
         result: tuple[Tensor, Vjp] = own(x, t, *context)
         return result
-    estimate, vjp = _by_autograd(lambda x: widened(eps(x, t, *context), x), x)
+    estimate, vjp = _by_autograd(
+        "eps", lambda x: widened(eps(x, t, *context), x), x, constant=torch.zeros_like
+    )
     return estimate.clone(), vjp
 
 
@@ -86,28 +88,33 @@ def observe(A: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Vjp]:
     """
     own = getattr(A, "vjp", None)
     if own is None:
-        return _by_autograd(A, x, "A must be differentiable, but A(x) does not depend on x")
+        return _by_autograd("A", A, x)
     with torch.no_grad():
         return A(x), lambda cotangent: own(x, cotangent)
 
 
 def _by_autograd(
-    f: Callable[[Tensor], Tensor], x: Tensor, otherwise: str | None = None
+    name: str, f: Callable[[Tensor], Tensor], x: Tensor, constant: Vjp | None = None
 ) -> tuple[Tensor, Vjp]:
-    """Evaluates a function, and keeps torch's graph for its vector-Jacobian products."""
+    """Evaluates a function, and keeps torch's graph for its vector-Jacobian products; `constant`
+    is what those are if it does not depend on x, which else is an error."""
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        y = f(x)
+        y = f(x.clone())  # which it may change in place
 
     def vjp(cotangent: Tensor) -> Tensor:
         (gradient,) = torch.autograd.grad(y, x, cotangent, retain_graph=True)
         return gradient
 
-    if not y.requires_grad:
-        if otherwise is not None:
-            raise ValueError(f"{otherwise} for torch")
-        return y, torch.zeros_like
-    return y.detach(), vjp
+    if not isinstance(y, Tensor):
+        raise TypeError(f"{name} must return a tensor, got {type(y).__name__}")
+    if y.requires_grad:
+        return y.detach(), vjp
+    if constant is None:
+        raise ValueError(
+            f"{name} must be differentiable, but {name}(x) does not depend on x for torch"
+        )
+    return y, constant
 
 
 def first(bad: Tensor) -> tuple[int, ...]:
@@ -161,7 +168,7 @@ def observed_apart(A: Callable[[Tensor], Tensor], y: Tensor, x: Tensor) -> bool:
     operator nor the observation is that of the whole batch."""
     try:
         with torch.no_grad():
-            prediction = A(x)
+            prediction = A(x.clone())
     except Exception:  # an operator of the user's own
         return False
     one_for_all = y.ndim < prediction.ndim or y.shape[0] == 1

@@ -31,7 +31,7 @@ def jacobian_product(A: Callable[[Tensor], Tensor], x: Tensor) -> Vjp:
 
     with torch.enable_grad():
         leaf = x.detach().requires_grad_(True)
-        y = A(leaf)
+        y = A(leaf.clone())
         dummy = torch.zeros_like(y, requires_grad=True)
         (pulled,) = torch.autograd.grad(y, leaf, dummy, create_graph=True)
 

@@ -56,7 +56,7 @@ class LikelihoodScore(Guidance):
         likelihood is that of the whole batch, each sample with its own observation for instance."""
         try:
             with torch.no_grad():
-                return self._value(x, 1.0, 1.0).shape == x.shape[:1]
+                return self._value(x.clone(), 1.0, 1.0).shape == x.shape[:1]
         except Exception:  # a likelihood of the user's own
             return False
 
@@ -69,7 +69,7 @@ class LikelihoodScore(Guidance):
         r"""Returns :math:`\nabla_{\hat x} \log p(y \mid \hat x)`, by autograd."""
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
-            value = self._value(leaf, mu, sigma)
+            value = self._value(leaf.clone(), mu, sigma)  # it may change its input in place
             if value.shape != x.shape[:1]:
                 raise ValueError(
                     f"log_prob must return one number for each of the {len(x)} trajectories, got "

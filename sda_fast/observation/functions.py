@@ -95,7 +95,7 @@ class Pointwise(ObservationOperator):
         self.derivative = derivative
 
     def _observe(self, x: Tensor) -> Tensor:
-        y = self.function(x)
+        y = self.function(x.clone())  # which it may change in place
         if y.shape != x.shape:
             raise ValueError(
                 f"function must be elementwise, but maps {tuple(x.shape)} to {tuple(y.shape)}"
@@ -129,7 +129,7 @@ class Function(ObservationOperator):
         self.A = A
 
     def _observe(self, x: Tensor) -> Tensor:
-        y = self.A(x)
+        y = self.A(x.clone())  # which it may change in place
         if y.shape != (len(x), *self.shape):
             raise ValueError(
                 f"A must map {tuple(x.shape)} to {(len(x), *self.shape)}, but gives "

@@ -102,6 +102,8 @@ class Estimator:
 
 def _check(name: str, eps: Tensor, x: Tensor) -> None:
     """Checks what was returned for a state."""
+    if not isinstance(eps, Tensor):
+        raise TypeError(f"{name} must return a tensor, got {type(eps).__name__}")
     if eps.shape != x.shape:
         raise ValueError(
             f"{name} must return the shape of its input, {tuple(x.shape)}, got {tuple(eps.shape)}"
