@@ -66,6 +66,35 @@ SDA_FAST_FN int64_t line_of_means(const Blocks& b, int64_t line) {
 
 #ifndef SDA_FAST_GPU
 
+// A number that is known to the optimiser.
+template <int64_t k>
+struct Constant {
+  SDA_FAST_FN operator int64_t() const { return k; }
+};
+
+// Calls f with the size of a block along a line: known to the optimiser if it is a usual one.
+template <typename F>
+inline void with_block(int64_t block, const F& f) {
+  switch (block) {
+    case 2:
+      return f(Constant<2>{});
+    case 4:
+      return f(Constant<4>{});
+    case 8:
+      return f(Constant<8>{});
+    default:
+      return f(block);
+  }
+}
+
+// Adds n blocks of a line to as many sums.
+template <typename T, typename Block>
+inline void add_blocks(const T* x, int64_t n, Block block, Accumulate<T>* sum) {
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t k = 0; k < block; ++k) sum[i] += widen(x[i * block + k]);
+  }
+}
+
 // Lines [begin, end) of y.
 template <typename T>
 inline void block_mean(const BlockMean<T>& m, int64_t begin, int64_t end) {
@@ -85,9 +114,7 @@ inline void block_mean(const BlockMean<T>& m, int64_t begin, int64_t end) {
           SDA_FAST_INDEPENDENT
           for (int64_t i = 0; i < n; ++i) sum[i] += run[i];
         } else {
-          for (int64_t i = 0; i < n; ++i) {
-            for (int64_t k = 0; k < block; ++k) sum[i] += widen(x[i * block + k]);
-          }
+          with_block(block, [&](auto known) { add_blocks(x, n, known, sum); });
         }
       }
       Narrowed<T> mean(m.out + line * size + j);
@@ -97,14 +124,12 @@ inline void block_mean(const BlockMean<T>& m, int64_t begin, int64_t end) {
   }
 }
 
-// Spreads n means over so many elements each: as many as is known to the optimiser, if kBlock is
-// above 0.
-template <int kBlock, typename T>
-inline void spread(const T* y, int64_t n, int64_t block, Accumulate<T> scale, T* x) {
-  const int64_t count = kBlock > 0 ? kBlock : block;
+// Spreads n means over as many blocks of a line.
+template <typename T, typename Block>
+inline void spread(const T* y, int64_t n, Block block, Accumulate<T> scale, T* x) {
   for (int64_t j = 0; j < n; ++j) {
     const T value = narrow<T>(widen(y[j]) * scale);
-    for (int64_t k = 0; k < count; ++k) x[j * count + k] = value;
+    for (int64_t k = 0; k < block; ++k) x[j * block + k] = value;
   }
 }
 
@@ -120,14 +145,8 @@ inline void block_mean_adjoint(const BlockMean<T>& m, int64_t begin, int64_t end
     T* x = m.out + line * length;
     if (y == before) {
       __builtin_memcpy(x, x - length, static_cast<uint64_t>(length) * sizeof(T));
-    } else if (block == 2) {
-      spread<2>(y, size, block, scale, x);
-    } else if (block == 4) {
-      spread<4>(y, size, block, scale, x);
-    } else if (block == 8) {
-      spread<8>(y, size, block, scale, x);
     } else {
-      spread<0>(y, size, block, scale, x);
+      with_block(block, [&](auto known) { spread(y, size, known, scale, x); });
     }
     before = y;
   }
