@@ -161,6 +161,31 @@ def test_sparse_map(
 
 
 @each_dtype
+@pytest.mark.parametrize("values", [True, False], ids=["values", "ones"])
+@pytest.mark.parametrize("odd", [None, 3, 20], ids=["alike", "row 3 longer", "row 20 longer"])
+@pytest.mark.parametrize(("rows", "batch"), [(16, 8), (40, 19), (70, 9)])
+def test_sparse_map_of_neighbours(
+    rows: int, batch: int, odd: int | None, values: bool, dtype: torch.dtype
+) -> None:
+    """Rows that are alike and read neighbours are worked on together, to the same bits."""
+    row = torch.arange(rows)
+    entry = torch.stack([(row + shift) % rows for shift in (1, -1, 2)]).T.flatten()
+    count = torch.full((rows,), 3)
+    if odd is not None and odd < rows:
+        count[odd] += 1
+        entry = entry.tensor_split([3 * odd])
+        entry = torch.cat([entry[0], torch.tensor([0]), entry[1]])
+    matrix = [torch.cat([torch.zeros(1, dtype=torch.int64), count.cumsum(0)]), entry]
+    matrix.append(torch.randn(len(entry), dtype=torch.float64) if values else None)
+
+    x = torch.randn(batch, rows).to(dtype)
+    y = native("sparse_map", x, *matrix)
+    assert torch.equal(y, torch.cat([native("sparse_map", each, *matrix) for each in x.split(1)]))
+    wide = matrix[2].to(torch.promote_types(dtype, torch.float32)) if values else None
+    close(y, reference.sparse_map(x.double(), *matrix[:2], wide), dtype)
+
+
+@each_dtype
 @pytest.mark.parametrize("y_shape", [(), (5,), (4, 5), (1, 5), (3, 4, 5), (600,)], ids=str)
 @pytest.mark.parametrize("uniform_std", [True, False])
 @pytest.mark.parametrize("uniform_gamma", [True, False])

@@ -11,7 +11,8 @@
 
 namespace sda_fast {
 
-constexpr int kSamples = 8;  // that a loop on the CPU works on at a time
+// How much a loop on the CPU works on at a time: samples, and rows of as many entries.
+constexpr int kSamples = 8, kRows = 16;
 
 // x (batch, columns), row (rows + 1), column and value (entries), out (batch, rows), all
 // contiguous.
@@ -46,16 +47,71 @@ inline void sparse_map_row(const SparseMap<T>& s, int64_t b, int64_t m) {
   for (int k = 0; k < kCount; ++k) s.out[(b + k) * s.rows + m] = narrow<T>(sum[k]);
 }
 
+// The number of entries of each of kRows rows from m on, or 0 if they have not all as many, or the
+// first two begin with columns that are no neighbours.
+template <typename T>
+inline int64_t entries_of_each(const SparseMap<T>& s, int64_t m) {
+  const int64_t first = s.row[m], n = s.row[m + 1] - first;
+  if (n == 0 || s.row[m + kRows] - first != kRows * n) return 0;
+  bool alike = s.column[first + n] == s.column[first] + 1;
+  for (int i = 2; i < kRows; ++i) alike &= s.row[m + i] - first == i * n;
+  return alike ? n : 0;
+}
+
+// kRows rows of n entries each, of kSamples neighbouring samples. Where the rows read neighbours,
+// as differences on a grid do, that is arithmetic of vectors.
+template <bool kValues, typename T>
+inline void sparse_map_rows(const SparseMap<T>& s, int64_t b, int64_t m, int64_t n) {
+  const int64_t first = s.row[m];
+  Accumulate<T> sum[kSamples][kRows] = {};
+  for (int64_t j = 0; j < n; ++j) {
+    int64_t column[kRows];
+    Accumulate<T> value[kRows];
+    bool neighbours = true;
+    for (int i = 0; i < kRows; ++i) {
+      column[i] = s.column[first + i * n + j];
+      if (kValues) value[i] = s.value[first + i * n + j];
+      neighbours &= column[i] == column[0] + i;
+    }
+    const T* x = s.x + b * s.columns;
+    const auto add = [&](int k, int i, Accumulate<T> element) {
+      sum[k][i] = kValues ? multiply_add(value[i], element, sum[k][i]) : sum[k][i] + element;
+    };
+    if (neighbours) {
+      x += column[0];
+      for (int k = 0; k < kSamples; ++k, x += s.columns) {
+        for (int i = 0; i < kRows; ++i) add(k, i, widen(x[i]));
+      }
+    } else {
+      for (int i = 0; i < kRows; ++i) {
+        for (int k = 0; k < kSamples; ++k) add(k, i, widen(x[k * s.columns + column[i]]));
+      }
+    }
+  }
+  for (int k = 0; k < kSamples; ++k) {
+    T* out = s.out + (b + k) * s.rows + m;
+    for (int i = 0; i < kRows; ++i) out[i] = narrow<T>(sum[k][i]);
+  }
+}
+
 template <bool kValues, typename T>
 inline void sparse_map_run(const SparseMap<T>& s, int64_t begin, int64_t end) {
   const int64_t grouped = s.batch / kSamples;
-  for (int64_t item = begin; item < end; ++item) {
+  for (int64_t item = begin; item < end;) {
     const int64_t group = item / s.rows, m = item - group * s.rows;
-    if (group < grouped) {
-      sparse_map_row<kSamples, kValues>(s, group * kSamples, m);
+    const int64_t left = s.rows - m < end - item ? s.rows - m : end - item;
+    const int64_t rows = left < kRows ? left : kRows;
+    const int64_t b = group * kSamples;
+    const int64_t entries = group < grouped && rows == kRows ? entries_of_each(s, m) : 0;
+    if (entries > 0) {
+      sparse_map_rows<kValues>(s, b, m, entries);
+    } else if (group < grouped) {
+      for (int64_t i = 0; i < rows; ++i) sparse_map_row<kSamples, kValues>(s, b, m + i);
     } else {
-      sparse_map_row<1, kValues>(s, group + grouped * (kSamples - 1), m);
+      const int64_t alone = group + grouped * (kSamples - 1);
+      for (int64_t i = 0; i < rows; ++i) sparse_map_row<1, kValues>(s, alone, m + i);
     }
+    item += rows;
   }
 }
 
