@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sda_fast import VPSDE, GaussianScore, MCScoreNet, _native, sample
-from sda_fast.guidance.base import observe
+from sda_fast.guidance.observed import observe
 from sda_fast.observation import Subsample
 
 needs_native = pytest.mark.skipif(not _native.available, reason=str(_native.reason))

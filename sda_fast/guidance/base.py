@@ -11,14 +11,14 @@ so that a module has to give :math:`g` only, and the sampler combines the pieces
 :math:`(\epsilon_\phi, g, J^\top g)` with its step in one pass.
 """
 
-__all__ = ["Guidance", "Level", "Pieces", "context_for", "linearise", "observe", "observed_apart"]
+__all__ = ["Guidance", "Level", "Pieces", "Vjp", "by_autograd", "context_for", "linearise"]
 
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 
 from .. import ops
 from .._autocast import exact, widened
@@ -68,32 +68,13 @@ def linearise(eps: Any, x: Tensor, t: Tensor, *context: Tensor | None) -> tuple[
     if own is not None:
         result: tuple[Tensor, Vjp] = own(x, t, *context)
         return result
-    estimate, vjp = _by_autograd(
+    estimate, vjp = by_autograd(
         "eps", lambda x: widened(eps(x, t, *context), x), x, constant=torch.zeros_like
     )
     return estimate.clone(), vjp
 
 
-def observe(A: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Vjp]:
-    """Predicts what is observed of denoised trajectories, and returns the vector-Jacobian product.
-
-    Arguments:
-        A: The observation operator. One of :mod:`sda_fast.observation` has its own product, any
-            other callable is differentiated by autograd.
-        x: Denoised trajectories, with shape (B, *event).
-
-    Returns:
-        The prediction, with shape (B, *observation), and a function from cotangents of that shape
-        to those of x.
-    """
-    own = getattr(A, "vjp", None)
-    if own is None:
-        return _by_autograd("A", A, x)
-    with torch.no_grad():
-        return A(x), lambda cotangent: own(x, cotangent)
-
-
-def _by_autograd(
+def by_autograd(
     name: str, f: Callable[[Tensor], Tensor], x: Tensor, constant: Vjp | None = None
 ) -> tuple[Tensor, Vjp]:
     """Evaluates a function, and keeps torch's graph for its vector-Jacobian products; `constant`
@@ -115,64 +96,6 @@ def _by_autograd(
             f"{name} must be differentiable, but {name}(x) does not depend on x for torch"
         )
     return y, constant
-
-
-def first(bad: Tensor) -> tuple[int, ...]:
-    """Returns the index of the first true element."""
-    return tuple(bad.nonzero()[0].tolist())
-
-
-def fits(shape: Size, other: Size) -> bool:
-    """Says whether a shape broadcasts to another one."""
-    pairs = zip(reversed(shape), reversed(other), strict=False)
-    return len(shape) <= len(other) and all(n in (1, m) for n, m in pairs)
-
-
-def observation(y: Tensor) -> Tensor:
-    """Checks an observation."""
-    y = torch.as_tensor(y)
-    if y.is_complex():
-        raise TypeError(f"y must be real, got {y.dtype}")
-
-    infinite = torch.isinf(y)
-
-    if bool(infinite.any()):
-        raise ValueError(
-            f"y must be finite, or NaN where it was not observed, got {int(infinite.sum())} "
-            f"infinite of {y.numel()} elements, the first at index {first(infinite)}"
-        )
-
-    return y
-
-
-def check_prediction(y: Tensor, prediction: Tensor, x: Tensor) -> None:
-    """Checks what an observation operator predicts of trajectories."""
-    if prediction.shape[:1] != x.shape[:1]:
-        raise ValueError(
-            f"A must map each of the {len(x)} trajectories by itself, from shape {tuple(x.shape)} "
-            f"to ({len(x)}, *observation), got {tuple(prediction.shape)}"
-        )
-    if not fits(y.shape, prediction.shape):
-        raise ValueError(
-            f"y has shape {tuple(y.shape)}, but A(x) has shape {tuple(prediction.shape)}: "
-            "the last dimensions of A(x) must be those of y"
-        )
-    if y.device != prediction.device:
-        raise ValueError(
-            f"y is on {y.device}, but A(x) is on {prediction.device}: move the guidance module"
-        )
-
-
-def observed_apart(A: Callable[[Tensor], Tensor], y: Tensor, x: Tensor) -> bool:
-    """Says whether some samples of a batch, x, are observed without the others: neither the
-    operator nor the observation is that of the whole batch."""
-    try:
-        with torch.no_grad():
-            prediction = A(x.clone())
-    except Exception:  # an operator of the user's own
-        return False
-    one_for_all = y.ndim < prediction.ndim or y.shape[0] == 1
-    return one_for_all and prediction.shape[:1] == x.shape[:1]
 
 
 def _detached(_: Tensor) -> Tensor:

@@ -11,22 +11,13 @@ from torch import Tensor, nn
 
 from .. import ops
 from .._kept import keeping, version
-from .base import (
-    Guidance,
-    Level,
-    Vjp,
-    check_prediction,
-    first,
-    fits,
-    observation,
-    observe,
-    observed_apart,
-)
+from .base import Level, Vjp
 from .covariance import Covariance, check_covariance
+from .observed import ObservationGuidance
 from .spectrum import Spectrum
 
 
-class GaussianScore(Guidance):
+class GaussianScore(ObservationGuidance):
     r"""Guides by a Gaussian likelihood, as score-based data assimilation does.
 
     .. math:: p(y \mid x(t)) = N \left( y \mid A(\hat x),
@@ -58,7 +49,6 @@ class GaussianScore(Guidance):
             is not symmetric and positive definite.
     """
 
-    y: Tensor
     std: Tensor | None
     gamma: Tensor | Spectrum
     covariance: Tensor | None
@@ -75,9 +65,8 @@ class GaussianScore(Guidance):
         covariance: Tensor | None = None,
         tolerance: float = 1e-5,
     ):
-        super().__init__(sde, detach)
+        super().__init__(y, A, sde, detach)
 
-        self.register_buffer("y", observation(y))
         if (std is None) == (covariance is None):
             raise ValueError("std or covariance must be given, one of them and the other None")
         self.register_buffer("std", None if std is None else torch.as_tensor(std))
@@ -93,30 +82,13 @@ class GaussianScore(Guidance):
             self._check("gamma", diagonal, diagonal >= 0, "zero or positive")
             self.register_buffer("gamma", diagonal)
 
-        self.A = A
         self.tolerance = tolerance
         self._system: tuple[Any, Covariance] | None = None
-
-    def _check(self, name: str, value: Any, good: Tensor, sign: str) -> None:
-        """Checks the shape and the sign of the elements of std or gamma."""
-        if not fits(value.shape, self.y.shape):
-            raise ValueError(
-                f"{name} must be a number or broadcast to y, with shape {tuple(self.y.shape)}, "
-                f"got shape {tuple(value.shape)}"
-            )
-        if not bool(good.all()):
-            where = f" at index {first(~good)}" if value.ndim else ""
-            raise ValueError(f"{name} must be {sign}, got {value[first(~good)].item()}{where}")
-
-    def separable(self, x: Tensor) -> bool:
-        """Says whether some samples of a batch can be guided without the others."""
-        return observed_apart(self.A, self.y, x)
 
     def cotangent(self, x: Tensor, mu: Level, sigma: Level, vjp: Vjp) -> Tensor:
         r"""Returns :math:`A^\top (\Sigma_y + (\sigma / \mu)^2 A \Gamma A^\top)^{-1}
         (y - A(\hat x))`."""
-        prediction, transposed = observe(self.A, x)
-        check_prediction(self.y, prediction, x)
+        prediction, transposed = self.predict(x)
         ratio = sigma / mu
         y = self.y.to(prediction.dtype)
 
@@ -160,7 +132,7 @@ def _tensors(part: Any) -> Iterable[Tensor]:
     return (part,) if isinstance(part, Tensor) else ()
 
 
-class DPSGaussianScore(Guidance):
+class DPSGaussianScore(ObservationGuidance):
     r"""Guides by diffusion posterior sampling, the baseline.
 
     .. math:: \nabla_{x(t)} \log p(y \mid x(t)) \approx
@@ -184,8 +156,6 @@ class DPSGaussianScore(Guidance):
         ValueError: y is infinite.
     """
 
-    y: Tensor
-
     def __init__(
         self,
         y: Tensor,
@@ -195,23 +165,19 @@ class DPSGaussianScore(Guidance):
         *,
         per_sample: bool = False,
     ):
-        super().__init__(sde)
+        super().__init__(y, A, sde)
 
-        self.register_buffer("y", observation(y))
-
-        self.A = A
         self.zeta = zeta
         self.per_sample = per_sample
 
     def separable(self, x: Tensor) -> bool:
         """Says whether some samples of a batch can be guided without the others: not where they
         share a norm."""
-        return self.per_sample and observed_apart(self.A, self.y, x)
+        return self.per_sample and super().separable(x)
 
     def cotangent(self, x: Tensor, mu: Level, sigma: Level, vjp: Vjp) -> Tensor:
         r"""Returns :math:`2 \zeta A^\top (y - A(\hat x)) / \| y - A(\hat x) \|`."""
-        prediction, transposed = observe(self.A, x)
-        check_prediction(self.y, prediction, x)
+        prediction, transposed = self.predict(x)
 
         error = torch.nan_to_num(self.y.to(prediction.dtype) - prediction, nan=0.0)
         if self.per_sample:

@@ -8,24 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import (
-    Guidance,
-    Level,
-    Vjp,
-    check_prediction,
-    first,
-    fits,
-    observation,
-    observe,
-    observed_apart,
-)
+from .base import Level, Vjp
 from .covariance import jacobian_product
+from .observed import ObservationGuidance
 from .solve import conjugate_gradient, gmres
 
 SOLVERS = {"cg": conjugate_gradient, "gmres": gmres}
 
 
-class MMPSGaussianScore(Guidance):
+class MMPSGaussianScore(ObservationGuidance):
     r"""Guides by a Gaussian likelihood with the denoised trajectory's own covariance: moment
     matching posterior sampling.
 
@@ -56,7 +47,6 @@ class MMPSGaussianScore(Guidance):
         ValueError: y is infinite; an argument is out of its range.
     """
 
-    y: Tensor
     std: Tensor
 
     def __init__(
@@ -70,37 +60,23 @@ class MMPSGaussianScore(Guidance):
         solver: str = "gmres",
         tolerance: float = 0.0,
     ):
-        super().__init__(sde)
+        super().__init__(y, A, sde)
 
         if solver not in SOLVERS:
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {iterations}")
 
-        self.register_buffer("y", observation(y))
         self.register_buffer("std", torch.as_tensor(std))
-        if not fits(self.std.shape, self.y.shape):
-            raise ValueError(
-                f"std must be a number or broadcast to y, with shape {tuple(self.y.shape)}, got "
-                f"shape {tuple(self.std.shape)}"
-            )
-        if not bool((self.std > 0).all()):
-            bad = first(~(self.std > 0))
-            raise ValueError(f"std must be positive, got {self.std[bad].item()}")
+        self._check("std", self.std, self.std > 0, "positive")
 
-        self.A = A
         self.iterations = iterations
         self.solver = solver
         self.tolerance = tolerance
 
-    def separable(self, x: Tensor) -> bool:
-        """Says whether some samples of a batch can be guided without the others."""
-        return observed_apart(self.A, self.y, x)
-
     def cotangent(self, x: Tensor, mu: Level, sigma: Level, vjp: Vjp) -> Tensor:
         r"""Returns :math:`A^\top (\Sigma_y + A V A^\top)^{-1} (y - A(\hat x))`."""
-        prediction, transposed = observe(self.A, x)
-        check_prediction(self.y, prediction, x)
+        prediction, transposed = self.predict(x)
         forward = jacobian_product(self.A, x)
 
         y = self.y.to(prediction.dtype)

@@ -1,0 +1,128 @@
+"""What guidance modules have in common that know an observation y of A(x)."""
+
+__all__ = ["ObservationGuidance", "fits", "observe"]
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+
+from .base import Guidance, Vjp, by_autograd
+
+
+def observe(A: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Vjp]:
+    """Predicts what is observed of denoised trajectories, and returns the vector-Jacobian product.
+
+    Arguments:
+        A: The observation operator. One of :mod:`sda_fast.observation` has its own product, any
+            other callable is differentiated by autograd.
+        x: Denoised trajectories, with shape (B, *event).
+
+    Returns:
+        The prediction, with shape (B, *observation), and a function from cotangents of that shape
+        to those of x.
+    """
+    own = getattr(A, "vjp", None)
+    if own is None:
+        return by_autograd("A", A, x)
+    with torch.no_grad():
+        return A(x), lambda cotangent: own(x, cotangent)
+
+
+def _first(bad: Tensor) -> tuple[int, ...]:
+    """Returns the index of the first true element."""
+    return tuple(bad.nonzero()[0].tolist())
+
+
+def fits(shape: Size, other: Size) -> bool:
+    """Says whether a shape broadcasts to another one."""
+    pairs = zip(reversed(shape), reversed(other), strict=False)
+    return len(shape) <= len(other) and all(n in (1, m) for n, m in pairs)
+
+
+def _checked(y: Tensor) -> Tensor:
+    """Checks an observation."""
+    y = torch.as_tensor(y)
+    if y.is_complex():
+        raise TypeError(f"y must be real, got {y.dtype}")
+
+    infinite = torch.isinf(y)
+
+    if bool(infinite.any()):
+        raise ValueError(
+            f"y must be finite, or NaN where it was not observed, got {int(infinite.sum())} "
+            f"infinite of {y.numel()} elements, the first at index {_first(infinite)}"
+        )
+
+    return y
+
+
+class ObservationGuidance(Guidance):
+    r"""Guidance by an observation.
+
+    Arguments:
+        y: The observation, with shape (*observation); NaN where nothing was observed.
+        A: The observation operator, from trajectories (B, *event) to (B, *observation): a callable
+            or one of :mod:`sda_fast.observation`.
+        sde: The noise process of the prior.
+        detach: Whether to leave the Jacobian of the network out of the gradient.
+
+    Raises:
+        ValueError: y is infinite.
+        TypeError: y is complex.
+    """
+
+    y: Tensor
+
+    def __init__(self, y: Tensor, A: Callable[[Tensor], Tensor], sde: Any, detach: bool = False):
+        super().__init__(sde, detach)
+        self.register_buffer("y", _checked(y))
+        self.A = A
+
+    def separable(self, x: Tensor) -> bool:
+        """Says whether some samples of a batch can be guided without the others: neither the
+        operator nor the observation is that of the whole batch."""
+        try:
+            with torch.no_grad():
+                prediction = self.A(x.clone())
+        except Exception:  # an operator of the user's own
+            return False
+        one_for_all = self.y.ndim < prediction.ndim or self.y.shape[0] == 1
+        return one_for_all and prediction.shape[:1] == x.shape[:1]
+
+    def predict(self, x: Tensor) -> tuple[Tensor, Vjp]:
+        """Predicts what is observed of denoised trajectories, as :func:`observe` does.
+
+        Raises:
+            ValueError: It does not fit to y.
+        """
+        prediction, vjp = observe(self.A, x)
+        y = self.y
+        if prediction.shape[:1] != x.shape[:1]:
+            raise ValueError(
+                f"A must map each of the {len(x)} trajectories by itself, from shape "
+                f"{tuple(x.shape)} to ({len(x)}, *observation), got {tuple(prediction.shape)}"
+            )
+        if not fits(y.shape, prediction.shape):
+            raise ValueError(
+                f"y has shape {tuple(y.shape)}, but A(x) has shape {tuple(prediction.shape)}: "
+                "the last dimensions of A(x) must be those of y"
+            )
+        if y.device != prediction.device:
+            raise ValueError(
+                f"y is on {y.device}, but A(x) is on {prediction.device}: move the guidance module"
+            )
+        return prediction, vjp
+
+    def _check(self, name: str, value: Any, good: Tensor, sign: str) -> None:
+        """Checks the shape and the sign of the elements of what belongs to y."""
+        if not fits(value.shape, self.y.shape):
+            raise ValueError(
+                f"{name} must be a number or broadcast to y, with shape {tuple(self.y.shape)}, "
+                f"got shape {tuple(value.shape)}"
+            )
+        if not bool(good.all()):
+            bad = _first(~good)
+            where = f" at index {bad}" if value.ndim else ""
+            raise ValueError(f"{name} must be {sign}, got {value[bad].item()}{where}")
