@@ -102,7 +102,17 @@ def _tensors(args: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _need_grad(args: Iterable[Any]) -> bool:
-    return torch.is_grad_enabled() and any(x.requires_grad for x in _tensors(args))
+    return torch.is_grad_enabled() and _any_requires_grad(args)
+
+
+def _any_requires_grad(args: Iterable[Any]) -> bool:
+    for x in args:  # not by way of a generator, which takes as long as all else here
+        if isinstance(x, Tensor):
+            if x.requires_grad:
+                return True
+        elif isinstance(x, list) and _any_requires_grad(x):
+            return True
+    return False
 
 
 def is_native(*tensors: Tensor, in_place: bool = False) -> bool:
