@@ -186,6 +186,7 @@ class _Run:
         history: list[list[Tensor]],
     ):
         self.plan, self.x, self.seed = plan, x, seed
+        self.order = plan.order
         self.estimate = Estimator(sde, plan, c, x)
         self.parts = x.split(self.estimate.at_once)
         # of each part, the estimates of the steps before, the newest first
@@ -198,9 +199,9 @@ class _Run:
 
         for x, history in zip(self.parts, self.history, strict=True):
             eps = self._predict(x, n, history)
-            if plan.order > 1:
+            if self.order > 1:
                 history.insert(0, eps.clone() if self.estimate.graphs else eps)
-                del history[plan.order - 1 :]
+                del history[self.order - 1 :]
 
         for i in range(plan.corrections[n - 1]):
             first = 0
