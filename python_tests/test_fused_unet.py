@@ -16,6 +16,7 @@ from sda_fast import (
     ScoreUNet,
     explain,
     ops,
+    sample,
 )
 from sda_fast._native import has_bfloat16
 from sda_fast.fused_unet import FusedUNet, convolution
@@ -66,8 +67,9 @@ def forward_and_vjp(network: nn.Module, x: Tensor, *args: Any) -> tuple[Tensor, 
 
 
 def check(network: ScoreUNet, x: Tensor, t: Tensor, c: Tensor | None = None) -> None:
-    y = x if c is None else torch.cat((x, c.expand(*x.shape[:-3], *c.shape[-3:])), dim=-3)
-    fused = network.fused(y.reshape(-1, *y.shape[-3:]), t)
+    d = 1 + network.network.spatial
+    y = x if c is None else torch.cat((x, c.expand(*x.shape[:-d], *c.shape[-d:])), dim=-d)
+    fused = network.fused(y.reshape(-1, *y.shape[-d:]), t)
     assert isinstance(fused, FusedUNet), fused
     exact = copy.deepcopy(network).double()
     context = None if c is None else c.double()
@@ -115,6 +117,47 @@ def test_context_times_and_leading_dimensions():
     network = make(4, 2)
     check(network, torch.randn(2, 3, 4, 8, 8), T, torch.randn(2, 8, 8))
     check(network, torch.randn(5, 4, 8, 8), torch.rand(5), torch.randn(2, 8, 8))
+
+
+@pytest.mark.parametrize("mode", ["circular", "zeros"])
+@pytest.mark.parametrize(
+    ("size", "kwargs"),
+    [
+        (8, {}),
+        (7, {"hidden_channels": (20,), "hidden_blocks": (3,)}),
+        (18, {"kernel_size": 5, "stride": 3}),
+        (16, {"hidden_channels": (8, 16, 40), "hidden_blocks": (1, 0, 2), "bias": False}),
+        (12, {"hidden_channels": (8, 16), "stride": 1}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("own", [True, False], ids=["oneDNN", "torch's own"])
+def test_lines(
+    size: int, kwargs: dict[str, Any], mode: str, own: bool, request: pytest.FixtureRequest
+):
+    """Fields of one dimension, such as time, are planes of one row."""
+    if not own:
+        request.getfixturevalue("plain")
+    network = make(4, 2, padding_mode=mode, spatial=1, **kwargs)
+    check(network, torch.randn(3, 4, size), T, torch.randn(2, size))
+    check(network, torch.randn(3, 4, size), torch.rand(3), torch.randn(2, size))
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_trajectories_as_lines(guided: bool):
+    """The time of a trajectory is the dimension."""
+    network = MCScoreWrapper(make(3, spatial=1))
+    sde = VPSDE(network, (12, 3))
+    if guided:
+        sde = VPSDE(GaussianScore(torch.zeros(3), lambda x: x[:, ::4, 0], 0.5, sde), sde.shape)
+    assert "its U-Net fused, in float32" in str(explain(sde))
+    native, expected = (
+        sample(sde, (3,), steps=4, corrections=1, tau=0.1, clip=3.0, seed=1, backend=name)
+        for name in ("native", "reference")
+    )
+    torch.testing.assert_close(native, expected, rtol=1e-4, atol=1e-4)
+    short = VPSDE(network, (9, 3))
+    assert "a grid of (9,) cells does not divide by (2,)" in str(explain(short))
 
 
 def test_strided_fields():
@@ -370,12 +413,9 @@ def test_another_network_is_not_fused(change: str):
     assert message in str(explain(process))
 
 
-@pytest.mark.parametrize("spatial", [1, 3])
-def test_other_dimensions_are_called(spatial: int):
-    network, x = make(spatial=spatial), torch.randn(2, 6, *(4,) * spatial)
-    reason = network.fused(x, T)
-    assert isinstance(reason, str)
-    assert f"{spatial} spatial dimension" in reason
+def test_volumes_are_called():
+    network, x = make(spatial=3), torch.randn(2, 6, 4, 4, 4)
+    assert network.fused(x, T) == "its fields have 3 spatial dimensions, not 1 or 2"
     assert network(x, T).shape == x.shape
 
 

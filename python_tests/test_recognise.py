@@ -11,7 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sda_fast import GaussianScore, MCScoreNet, ScoreUNet, explain, ops, sample
+from sda_fast import (
+    GaussianScore,
+    MCScoreNet,
+    MCScoreWrapper,
+    ScoreUNet,
+    explain,
+    ops,
+    sample,
+)
 from sda_fast.packing import Panels
 from sda_fast.recognise import agrees, twin
 
@@ -421,6 +429,29 @@ def test_network_of_single_fields(forced: bool, guided: bool):
     torch.testing.assert_close(
         samples(sde, "native"), samples(sde, "reference"), rtol=1e-3, atol=1e-3
     )
+
+
+class Wrapper(nn.Module):
+    def __init__(self, score: nn.Module):
+        super().__init__()
+        self.score = score
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        return self.score(x.transpose(1, 2), t, c).transpose(1, 2)
+
+
+def test_network_over_time():
+    """The paper's baseline of composition."""
+    torch.manual_seed(0)
+    inner = ScoreUNet(3, embedding=8, hidden_channels=(8, 16), hidden_blocks=(1, 1), spatial=1)
+    network = Wrapper(inner).requires_grad_(False)
+    ours = twin(network)
+    assert isinstance(ours, MCScoreWrapper)
+    assert all(p is q for p, q in zip(ours.parameters(), network.parameters(), strict=True))
+    x, t = torch.randn(2, 20, 3), torch.tensor(0.5)
+    torch.testing.assert_close(ours(x, t), network(x, t), rtol=1e-4, atol=1e-5)
+    assert agrees(network, ours, x)
+    assert "its U-Net fused" in str(explain(process(network)))
 
 
 @pytest.mark.parametrize("change", ["activation", "layers", "blocks"])

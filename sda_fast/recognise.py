@@ -77,11 +77,13 @@ def _network(score: Any) -> nn.Module:
 
 
 def _build(score: Any) -> nn.Module:
-    """Makes the twin of a U-Net, or of a composed network: `order`, `kernel.embedding`,
-    `kernel.network`."""
+    """Makes the twin of a U-Net, of one over time, `score`, or of a composed network: `order`,
+    `kernel.embedding`, `kernel.network`."""
     with torch.device("meta"):
-        if not hasattr(score, "kernel"):
-            network: nn.Module = _unet(score)
+        if hasattr(score, "score"):
+            network: nn.Module = MCScoreWrapper(_unet(score.score))
+        elif not hasattr(score, "kernel"):
+            network = _unet(score)
         elif hasattr(score.kernel.network, "heads"):
             network = _windows_of_fields(score)
         else:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import _autocast, ops
 from ..nn import UNet
 from .convolution import choose
-from .structure import Structure
+from .structure import Structure, plane
 from .weights import Block, Precision, weights_of
 
 
@@ -28,7 +28,8 @@ class FusedUNet:
     product.
 
     Arguments:
-        network: The U-Net, a :class:`sda_fast.nn.UNet` of two spatial dimensions.
+        network: The U-Net, a :class:`sda_fast.nn.UNet` of one or two spatial dimensions. Lines are
+            evaluated as fields of one row.
 
     Raises:
         UnfusableError: The network does not have the structure of a U-Net.
@@ -37,6 +38,7 @@ class FusedUNet:
     def __init__(self, network: UNet):
         structure = Structure(network)
         self.device = structure.first.weight.device
+        self.spatial = structure.spatial
         self.channels = structure.first.in_channels
         self.features = {p.in_features for p in structure.projections}
         self.activation = next(iter(structure.activations), None)
@@ -58,41 +60,49 @@ class FusedUNet:
         return told
 
     def unserved(self, x: Tensor, t: Tensor | None = None) -> str | None:
-        """Returns why the operators cannot serve fields (B, C, H, W) at times, or None if they
-        can."""
-        if x.dtype != torch.float32 or x.ndim != 4 or x.device.type not in ("cpu", "cuda"):
-            return "the fused U-Net serves fields of float32 in two dimensions on CPU and CUDA"
+        """Returns why the operators cannot serve fields (B, C, H, W), or lines (B, C, W), at times,
+        or None if they can."""
+        ndim = 2 + self.spatial
+        if x.dtype != torch.float32 or x.ndim != ndim or x.device.type not in ("cpu", "cuda"):
+            return "the fused U-Net serves fields of float32 of its dimensions on CPU and CUDA"
         if x.device != self.device:
             return f"its parameters are on {self.device}, and the fields on {x.device}"
         if _autocast.is_on(x):
             return "autocast is on"
-        sizes = list(zip(x.shape[2:], self.grid, self.padding, strict=True))
+        sizes = list(zip(plane(x.shape[2:]), self.grid, self.padding, strict=True))
         if any(n % g != 0 or n // g < max(p, 1) for n, g, p in sizes):
-            return f"a grid of {tuple(x.shape[2:])} cells does not divide by {tuple(self.grid)}"
+            step = tuple(self.grid[-self.spatial :])
+            return f"a grid of {tuple(x.shape[2:])} cells does not divide by {step}"
         if t is not None and t.requires_grad and torch.is_grad_enabled():
             return "the fused U-Net has no gradient of time"
         return None
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Maps fields (B, C, H, W) and modulating features (1 or B, M) to fields. Differentiable
-        with respect to x, once."""
+        """Maps fields (B, C, H, W), or lines (B, C, W), and modulating features (1 or B, M) to the
+        same. Differentiable with respect to x, once."""
         if torch.is_grad_enabled() and x.requires_grad:
             result: Tensor = _Differentiable.apply(x, y, self)  # type: ignore[no-untyped-call]
             return result
         with torch.no_grad():
-            return self._evaluate(x, y, None)
+            return self._as_before(self._evaluate(self._in_plane(x), y, None))
 
     def linearise(self, x: Tensor, y: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Evaluates the network, and returns its vector-Jacobian product with respect to x too."""
         kept: list[_Kept] = []
         with torch.no_grad():
-            result = self._evaluate(x, y, kept)
+            result = self._as_before(self._evaluate(self._in_plane(x), y, kept))
 
         def vjp(cotangent: Tensor) -> Tensor:
             with torch.no_grad():
-                return self._vjp(cotangent, kept)
+                return self._as_before(self._vjp(self._in_plane(cotangent), kept))
 
         return result, vjp
+
+    def _in_plane(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(2) if self.spatial == 1 else x
+
+    def _as_before(self, x: Tensor) -> Tensor:
+        return x.squeeze(2) if self.spatial == 1 else x
 
     def _evaluate(self, x: Tensor, y: Tensor, kept: list[_Kept] | None) -> Tensor:
         weights, padding = self.weights, self.padding

@@ -1,7 +1,8 @@
 """Recognises a U-Net: its convolutions, norms and projections."""
 
-__all__ = ["Structure"]
+__all__ = ["Structure", "plane"]
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,6 +12,14 @@ from ..fused import UnfusableError, activation_number, expect, hooked
 from ..nn import LayerNorm, ModResidualBlock, UNet
 
 MOST_CHANNELS = 2048  # as in csrc/fields.h
+
+Convolution = nn.Conv1d | nn.Conv2d
+
+
+def plane(sizes: Iterable[int], fill: int = 1) -> tuple[int, int]:
+    """Returns the sizes of two dimensions: lines are fields of one row."""
+    sizes = tuple(sizes)
+    return (fill, *sizes) if len(sizes) == 1 else sizes  # type: ignore[return-value]
 
 
 class Structure:
@@ -24,9 +33,12 @@ class Structure:
         expect(network, UNet, "network")
         if any(hooked(module) for module in network.modules()):
             raise UnfusableError("a part of it has hooks")
-        if network.spatial != 2:
-            raise UnfusableError(f"its fields have {network.spatial} spatial dimension(s), not 2")
+        if network.spatial not in (1, 2):
+            raise UnfusableError(
+                f"its fields have {network.spatial} spatial dimensions, not 1 or 2"
+            )
 
+        self.spatial: int = network.spatial
         self.projections: list[nn.Linear] = []
         self.activations: set[int] = set()
         self.columns = 0
@@ -42,23 +54,23 @@ class Structure:
         self.upsample = [factor for _, factor, _ in up]
         self.tails = [tail for *_, tail in up] + [self._convolution(last, self.first)]
 
-        height, width = self.first.kernel_size
-        self.around = (height // 2, width // 2)
+        self.around = plane((k // 2 for k in self.first.kernel_size), 0)
         self.circular = self.first.padding_mode == "circular"
 
         depth = len(self.heads)
         if not len(self.tails) == len(self.descent) == len(self.ascent) == depth:
             raise UnfusableError("its levels are not as many on the way down as on the way up")
-        if self.first.stride != (1, 1) or self.tails[-1].stride != (1, 1):
+        if any(s != 1 for s in (*self.first.stride, *self.tails[-1].stride)):
             raise UnfusableError("its first or its last convolution has a stride")
-        strides = [head.stride for head in self.heads[1:]]
+        strides = [plane(head.stride) for head in self.heads[1:]]
         if strides[::-1] != self.upsample:
             raise UnfusableError("it does not upsample by the strides that it downsamples by")
         if len(self.activations) > 1:
             raise UnfusableError("its activations are not all the same")
 
-    def _convolution(self, module: Any, like: nn.Conv2d | None) -> nn.Conv2d:
-        convolution: nn.Conv2d = expect(module, nn.Conv2d, "layer")
+    def _convolution(self, module: Any, like: Convolution | None) -> Convolution:
+        kind = (nn.Conv1d, nn.Conv2d)[self.spatial - 1]
+        convolution: Convolution = expect(module, kind, "layer")
         size, mode = convolution.kernel_size, convolution.padding_mode
         if convolution.weight.dtype != torch.float32:
             raise UnfusableError(f"its weights are {convolution.weight.dtype}, not torch.float32")
@@ -66,7 +78,7 @@ class Structure:
             raise UnfusableError(f"its padding is of mode {mode}")
         if any(k % 2 == 0 for k in size) or convolution.padding != tuple(k // 2 for k in size):
             raise UnfusableError(f"a kernel of size {size} is padded by {convolution.padding}")
-        if convolution.dilation != (1, 1) or convolution.groups != 1:
+        if any(d != 1 for d in convolution.dilation) or convolution.groups != 1:
             raise UnfusableError("a convolution has dilation or groups")
         if max(convolution.in_channels, convolution.out_channels) > MOST_CHANNELS:
             raise UnfusableError(f"it has more than {MOST_CHANNELS} channels")
@@ -80,34 +92,34 @@ class Structure:
             raise UnfusableError(f"a layer has {len(parts)} parts, not {count}")
         return parts
 
-    def _down(self, module: Any) -> nn.Conv2d:
+    def _down(self, module: Any) -> Convolution:
         (convolution,) = self._parts(module, 1)
         return self._convolution(convolution, self.first)
 
-    def _up(self, module: Any) -> tuple[float, tuple[int, ...], nn.Conv2d]:
+    def _up(self, module: Any) -> tuple[float, tuple[int, int], Convolution]:
         norm, upsample, convolution = self._parts(module, 3)
         expect(upsample, nn.Upsample, "layer")
         factor = upsample.scale_factor
-        factor = tuple(factor) if isinstance(factor, tuple) else (factor,) * 2
+        factor = tuple(factor) if isinstance(factor, tuple) else (factor,) * self.spatial
         if upsample.mode != "nearest" or upsample.size is not None:
             raise UnfusableError("it does not upsample to the nearest")
         if any(f is None or f != int(f) for f in factor):
             raise UnfusableError(f"it upsamples by {factor}")
         convolution = self._convolution(convolution, self.first)
-        if convolution.stride != (1, 1):
+        if any(s != 1 for s in convolution.stride):
             raise UnfusableError("a convolution after upsampling has a stride")
-        return self._norm(norm), tuple(int(f) for f in factor), convolution
+        return self._norm(norm), plane(int(f) for f in factor), convolution
 
     def _norm(self, module: Any) -> float:
         norm = expect(module, LayerNorm, "norm")
-        if norm.dim != -3:
+        if norm.dim != -(self.spatial + 1):
             raise UnfusableError(f"its norm is over dimension {norm.dim}, not over channels")
         return float(norm.eps)
 
-    def _blocks(self, level: Any) -> list[tuple[nn.Conv2d, nn.Conv2d, float, slice]]:
+    def _blocks(self, level: Any) -> list[tuple[Convolution, Convolution, float, slice]]:
         return [self._block(block) for block in expect(level, nn.ModuleList, "level")]
 
-    def _block(self, module: Any) -> tuple[nn.Conv2d, nn.Conv2d, float, slice]:
+    def _block(self, module: Any) -> tuple[Convolution, Convolution, float, slice]:
         block = expect(module, ModResidualBlock, "block")
         project, unflatten = self._parts(block.project, 2)
         norm, before, activation, after = self._parts(block.residue, 4)
@@ -115,13 +127,14 @@ class Structure:
         after = self._convolution(after, self.first)
         channels = before.in_channels
         widths = {before.out_channels, after.in_channels, after.out_channels, channels}
-        if (before.stride, after.stride) != ((1, 1), (1, 1)) or len(widths) > 1:
+        if any(s != 1 for s in (*before.stride, *after.stride)) or len(widths) > 1:
             raise UnfusableError("a block changes the size or the channels of its input")
 
         expect(project, nn.Linear, "projection")
         expect(unflatten, nn.Unflatten, "projection")
         shape = tuple(unflatten.unflattened_size)
-        if project.bias is None or shape != (channels, 1, 1) or unflatten.dim != -1:
+        single = (1,) * self.spatial
+        if project.bias is None or shape != (channels, *single) or unflatten.dim != -1:
             raise UnfusableError("a projection is not one number for each channel")
 
         self.projections.append(project)

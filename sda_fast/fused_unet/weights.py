@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import _native
 from .._kept import keeping, version
 from .convolution import Convolution
-from .structure import Structure
+from .structure import Structure, plane
 
 
 class Block(NamedTuple):
@@ -61,11 +61,12 @@ class Weights:
         # circular padding is ours; of zeros the library needs no copy
         zeros = (0, 0) if network.circular else network.around
 
-        def convolution(module: nn.Conv2d) -> Convolution:
+        def convolution(module: nn.Conv1d | nn.Conv2d) -> Convolution:
             # copies: a gradient is that of the weights that were evaluated, whatever came after
             weight = module.weight.detach().to(precision.dtype, copy=True)
+            weight = weight.reshape(*weight.shape[:2], *plane(weight.shape[2:]))
             bias = None if module.bias is None else module.bias.detach().clone()
-            return convolve(weight, bias, module.stride, zeros, precision.tf32)
+            return convolve(weight, bias, plane(module.stride), zeros, precision.tf32)
 
         def blocks(level: list[Any]) -> list[Block]:
             return [

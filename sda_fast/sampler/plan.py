@@ -15,7 +15,7 @@ from torch import Size, Tensor
 from .. import ops, recognise
 from ..guidance import Guidance
 from ..schedule import adams_bashforth, coefficients
-from ..score import MCScoreNet, ScoreUNet, sampling
+from ..score import MCScoreNet, MCScoreWrapper, ScoreUNet, sampling
 from .memory import windows_that_fit
 
 Number = TypeVar("Number", int, float)
@@ -249,6 +249,8 @@ def _unet_part(network: Any, state: Tensor) -> tuple[str, str | None]:
     if unet is None:
         return "torch", None
 
+    if isinstance(network, MCScoreWrapper):
+        state = state.transpose(1, 2)
     with torch.no_grad(), sampling():
         space = state.shape[state.ndim - unet.network.spatial :]
         fused = unet.fused(state.new_empty(0, unet.network.in_channels, *space))
