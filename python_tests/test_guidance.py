@@ -358,7 +358,7 @@ def test_samples_in_parts(guide: str, each: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         guidance, "cotangent", lambda x, *rest: seen.append(len(x)) or cotangent(x, *rest)
     )
-    monkeypatch.setattr(sde.eps, "samples_at_once", lambda x: 2)
+    monkeypatch.setattr(sde.eps, "samples_at_once", lambda x, c: 2)
     torch.testing.assert_close(guidance(x, t), expected, rtol=1e-12, atol=1e-12)
     assert seen == ([2, 2, 1] if each == "none" else [5])
 

@@ -229,6 +229,20 @@ def test_seed_of_other_integers(seed: object):
     assert torch.equal(sample(sde, steps=2, seed=seed), sample(sde, steps=2, seed=7))
 
 
+@pytest.mark.parametrize("law", ["prior", "posterior"])
+def test_context_of_each_sample(law: str):
+    """In a batch that is large enough to be guided in parts with one context for all."""
+    network = mlp(context=2, width=256).requires_grad_(False)
+    sde = VPSDE(network, (9, 3))
+    c, x1 = torch.randn(900, 1, 2), torch.randn(900, 9, 3)
+    assert network.samples_at_once(x1, c[0, 0]) < 900 == network.samples_at_once(x1, c)
+    if law == "posterior":
+        sde = VPSDE(GaussianScore(torch.zeros(5), observe, 0.5, sde), (9, 3))
+    drawn = sample(sde, (900,), c, steps=2, x1=x1)
+    for i in (0, 899):
+        assert_same(sample(sde, (), c[i, 0], steps=2, x1=x1[i]), drawn[i])
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3), (2, 1, 3)])
 def test_batch_shapes(shape: tuple[int, ...]):
     """Any batch shape, as the flat batch of as many samples."""

@@ -91,7 +91,7 @@ def test_parts(captures: list[int], monkeypatch: pytest.MonkeyPatch):
     guidance = GaussianScore(y, observe, 0.5, process, GAMMA)
     sde = VPSDE(guidance, process.shape)
     expected = eagerly(sde, (5,), **OPTIONS)
-    monkeypatch.setattr(guidance, "at_once", lambda x: 2)
+    monkeypatch.setattr(guidance, "at_once", lambda x, *context: 2)
     assert_same(sample(sde, (5,), **OPTIONS), expected, 1e-4)
     assert captures == [2 + 8 + 8] * 3
 

@@ -396,10 +396,10 @@ class MCScoreNet(nn.Module):
             return fused.unserved(x, t, c) or fused
         return fused
 
-    def samples_at_once(self, x: Tensor) -> int:
+    def samples_at_once(self, x: Tensor, c: Tensor | None = None) -> int:
         """Returns how many samples the network evaluates best at once where a gradient follows:
         as many as it keeps the activations of, so that it need not compute them again."""
-        fused = self.fused(x)
+        fused = self.fused(x, c=c)
         if isinstance(fused, str):
             return len(x)
         windows = len(self.plan(x.shape[1], x.device))

@@ -128,10 +128,11 @@ class Guidance(nn.Module):
         """
         raise NotImplementedError
 
-    def at_once(self, x: Tensor) -> int:
+    def at_once(self, x: Tensor, *context: Tensor | None) -> int:
         """Returns how many samples to guide at once: as many as their network is fastest for, or
         all where some cannot be guided without the others."""
-        number = max(getattr(self.sde.eps, "samples_at_once", len)(x), 1)
+        own = getattr(self.sde.eps, "samples_at_once", None)
+        number = len(x) if own is None else max(own(x, *context), 1)
         if number >= len(x):
             return max(len(x), 1)
         return number if self.separable(x[:number]) else len(x)
@@ -172,6 +173,6 @@ class Guidance(nn.Module):
         with torch.no_grad():
             parts = [
                 ops.guide(*self.pieces(part, t, mu, sigma, *context), mu, sigma)
-                for part in x.split(self.at_once(x))
+                for part in x.split(self.at_once(x, *context))
             ]
         return torch.cat(parts)

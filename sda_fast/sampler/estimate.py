@@ -45,8 +45,8 @@ class Estimator:
         if isinstance(self.estimator, Guidance):
             mu, sigma = coefficients(self.estimator.sde, grid)
             self.levels = list(zip(mu.tolist(), sigma.tolist(), strict=True))
-            self.at_once = self.estimator.at_once(noise)
             self.context = context_for(self.estimator.sde.eps, c)
+            self.at_once = self.estimator.at_once(noise, *self.context)
 
     def __call__(self, x: Tensor, n: int) -> Tensor | Pieces:
         """Evaluates the estimate for states (B, *event) at time n of the grid, in pieces where it
