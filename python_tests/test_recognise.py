@@ -241,6 +241,17 @@ def test_a_twin_does_not_outlive_its_network():
     assert ours() is None
 
 
+@pytest.mark.parametrize("guided", [False, True])
+def test_what_has_hooks_has_no_twin(network: Windows, guided: bool):
+    """They are for calls, which a twin does not make."""
+    seen: list[Tensor] = []
+    network.kernel.network[1].register_forward_hook(lambda m, args, y: seen.append(y))
+    score = Guidance(network) if guided else network
+    assert twin(score) is None
+    samples(process(score), "native")
+    assert len(seen) == 8
+
+
 class OtherForward(Windows):
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         return 1.01 * super().forward(x, t, c)

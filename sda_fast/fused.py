@@ -10,7 +10,7 @@ Its precision follows :func:`torch.set_float32_matmul_precision`: "highest" is f
 where the processor multiplies such. Sums and all else are float32.
 """
 
-__all__ = ["FusedMLP", "Packed", "UnfusableError", "hooked"]
+__all__ = ["FusedMLP", "Packed", "UnfusableError"]
 
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _autocast, _native, ops
+from ._calls import hooked
 from ._kept import keeping, version
 from .composition import Plan
 from .nn import LayerNorm, ResidualBlock, ResMLP, TimeEmbedding
@@ -33,24 +34,15 @@ ACTIVATIONS: tuple[tuple[type[nn.Module], dict[str, Any]], ...] = (
     (nn.GELU, {"approximate": "none"}),
 )
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
 
 class UnfusableError(Exception):
     """Says why a network cannot be fused."""
 
 
-def hooked(module: nn.Module) -> bool:
-    """Says whether something is called beside a module."""
-    return any(getattr(module, hooks) for hooks in HOOKS)
-
-
 def expect(module: Any, kind: type[nn.Module], name: str) -> Any:
-    """Checks that a module is exactly of a type, and that nothing is hooked to it."""
+    """Checks that a module is exactly of a type."""
     if type(module) is not kind:
         raise UnfusableError(f"its {name} is of type {type(module).__name__}, not {kind.__name__}")
-    if hooked(module):
-        raise UnfusableError(f"its {name} has hooks")
     return module
 
 
@@ -127,6 +119,8 @@ class FusedMLP:
 
     def __init__(self, network: Any, packed: Packed, packing: Packing | None = None):
         kernel = network.kernel
+        if any(hooked(module) for module in kernel.modules()):
+            raise UnfusableError("a part of it has hooks, or another forward")
         self.embedding: TimeEmbedding = expect(kernel.embedding, TimeEmbedding, "embedding")
         self.length_aware: bool = network.length_aware
 

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ._calls import hooked
 from ._kept import keeping
 from .guidance import DPSGaussianScore, GaussianScore, Guidance
 from .kernels import ForcedScoreUNet
@@ -37,6 +38,8 @@ def twin(eps: Any) -> Any | None:
         eps: The object. One of this package's own has no twin.
     """
     if isinstance(eps, OWN):
+        return None
+    if isinstance(eps, nn.Module) and any(map(hooked, eps.modules())):
         return None
     try:
         return _guidance(eps) if hasattr(eps, "sde") else _network(eps)

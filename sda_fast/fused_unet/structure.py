@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..fused import UnfusableError, activation_number, expect, hooked
+from .._calls import hooked
+from ..fused import UnfusableError, activation_number, expect
 from ..nn import LayerNorm, ModResidualBlock, UNet
 
 MOST_CHANNELS = 2048  # as in csrc/fields.h
@@ -32,7 +33,7 @@ class Structure:
     def __init__(self, network: UNet):
         expect(network, UNet, "network")
         if any(hooked(module) for module in network.modules()):
-            raise UnfusableError("a part of it has hooks")
+            raise UnfusableError("a part of it has hooks, or another forward")
         if network.spatial not in (1, 2):
             raise UnfusableError(
                 f"its fields have {network.spatial} spatial dimensions, not 1 or 2"

@@ -19,10 +19,11 @@ __all__ = [
     "Pieces",
     "Spectrum",
     "context_for",
+    "in_pieces",
     "linearise",
 ]
 
-from .base import Guidance, Level, Pieces, context_for, linearise
+from .base import Guidance, Level, Pieces, context_for, in_pieces, linearise
 from .gaussian import DPSGaussianScore, GaussianScore
 from .likelihood import LikelihoodScore
 from .mmps import MMPSGaussianScore

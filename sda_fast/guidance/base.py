@@ -11,7 +11,16 @@ so that a module has to give :math:`g` only, and the sampler combines the pieces
 :math:`(\epsilon_\phi, g, J^\top g)` with its step in one pass.
 """
 
-__all__ = ["Guidance", "Level", "Pieces", "Vjp", "by_autograd", "context_for", "linearise"]
+__all__ = [
+    "Guidance",
+    "Level",
+    "Pieces",
+    "Vjp",
+    "by_autograd",
+    "context_for",
+    "in_pieces",
+    "linearise",
+]
 
 import inspect
 from collections.abc import Callable
@@ -22,6 +31,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from .._autocast import exact, widened
+from .._calls import own, stands_for_call
 
 Level = float | Tensor  # a number, or a tensor () where a step is captured once for all times
 Vjp = Callable[[Tensor], Tensor]
@@ -54,8 +64,8 @@ def linearise(eps: Any, x: Tensor, t: Tensor, *context: Tensor | None) -> tuple[
     """Evaluates a noise estimator, and returns its vector-Jacobian product there.
 
     Arguments:
-        eps: The estimator. One that has a method `linearise` is asked for both, any other is
-            differentiated by autograd.
+        eps: The estimator. One that has a method `linearise` which stands for calls of it is asked
+            for both, any other is differentiated by autograd.
         x: Noisy trajectories, with shape (B, *event).
         t: The time, with shape ().
         context: The context, if any is passed.
@@ -64,9 +74,9 @@ def linearise(eps: Any, x: Tensor, t: Tensor, *context: Tensor | None) -> tuple[
         The estimate, with shape (B, *event), in memory of its own, and a function from v of that
         shape to J^T v.
     """
-    own = getattr(eps, "linearise", None)
-    if own is not None:
-        result: tuple[Tensor, Vjp] = own(x, t, *context)
+    both = own(eps, "linearise")
+    if both is not None:
+        result: tuple[Tensor, Vjp] = both(x, t, *context)
         return result
     estimate, vjp = by_autograd(
         "eps", lambda x: widened(eps(x, t, *context), x), x, constant=torch.zeros_like
@@ -131,8 +141,8 @@ class Guidance(nn.Module):
     def at_once(self, x: Tensor, *context: Tensor | None) -> int:
         """Returns how many samples to guide at once: as many as their network is fastest for, or
         all where some cannot be guided without the others."""
-        own = getattr(self.sde.eps, "samples_at_once", None)
-        number = len(x) if own is None else max(own(x, *context), 1)
+        best = getattr(self.sde.eps, "samples_at_once", None)
+        number = len(x) if best is None else max(best(x, *context), 1)
         if number >= len(x):
             return max(len(x), 1)
         return number if self.separable(x[:number]) else len(x)
@@ -176,3 +186,9 @@ class Guidance(nn.Module):
                 for part in x.split(self.at_once(x, *context))
             ]
         return torch.cat(parts)
+
+
+def in_pieces(estimator: Any) -> bool:
+    """Says whether an estimator can be evaluated by :meth:`Guidance.pieces`: a guidance module
+    whose forward is that of this package."""
+    return isinstance(estimator, Guidance) and stands_for_call(estimator, "pieces")

@@ -11,12 +11,18 @@ from collections.abc import Callable
 import torch
 from torch import Size, Tensor
 
+from .._calls import stands_for_call
 from .base import Vjp
 from .solve import conjugate_gradient
 from .spectrum import Spectrum
 
 # Up to so many observed elements the covariance is made and factored, in float64.
 DENSE = 1024
+
+
+def _is_linear(A: Callable[[Tensor], Tensor]) -> bool:
+    """Says whether an operator is known to be linear, and by its own product."""
+    return getattr(A, "linear", False) and stands_for_call(A, "vjp")
 
 
 def jacobian_product(A: Callable[[Tensor], Tensor], x: Tensor) -> Vjp:
@@ -26,7 +32,7 @@ def jacobian_product(A: Callable[[Tensor], Tensor], x: Tensor) -> Vjp:
         A: The operator. A linear one (`A.linear`) is its own Jacobian.
         x: Trajectories, with shape (B, *event).
     """
-    if getattr(A, "linear", False):
+    if _is_linear(A):
         return A
 
     with torch.enable_grad():
@@ -83,7 +89,7 @@ class Covariance:
     @property
     def is_dense(self) -> bool:
         """Whether M is the same for all trajectories, and small enough to factor."""
-        linear = not isinstance(self.gamma, Spectrum) or getattr(self.A, "linear", False)
+        linear = not isinstance(self.gamma, Spectrum) or _is_linear(self.A)
         return linear and self.observed.numel() <= DENSE
 
     def inverse(self, residual: Tensor, x: Tensor, transposed: Vjp, ratio: float) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 
+from .._calls import own
 from .base import Guidance, Vjp, by_autograd
 
 
@@ -15,19 +16,19 @@ def observe(A: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Vjp]:
     """Predicts what is observed of denoised trajectories, and returns the vector-Jacobian product.
 
     Arguments:
-        A: The observation operator. One of :mod:`sda_fast.observation` has its own product, any
-            other callable is differentiated by autograd.
+        A: The observation operator. One of :mod:`sda_fast.observation` has its own product `vjp`,
+            any other callable is differentiated by autograd.
         x: Denoised trajectories, with shape (B, *event).
 
     Returns:
         The prediction, with shape (B, *observation), and a function from cotangents of that shape
         to those of x.
     """
-    own = getattr(A, "vjp", None)
-    if own is None:
+    product = own(A, "vjp")
+    if product is None:
         return by_autograd("A", A, x)
     with torch.no_grad():
-        return A(x), lambda cotangent: own(x, cotangent)
+        return A(x), lambda cotangent: product(x, cotangent)
 
 
 def _first(bad: Tensor) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import ops, recognise
 from .._autocast import widened
-from ..guidance import Guidance, Level, Pieces, context_for
+from ..guidance import Level, Pieces, context_for, in_pieces
 from ..schedule import coefficients
 from .graph import Graph, unserved
 from .plan import SamplingPlan
@@ -42,7 +42,7 @@ class Estimator:
         self.levels: list[tuple[float, float]] = []  # the signal and the noise, of the guidance
         self.graphs: dict[int, Graph] = {}  # by where the state lies
         self.uncaptured = unserved(plan)  # why evaluations are not captured, if they are not
-        if isinstance(self.estimator, Guidance):
+        if in_pieces(self.estimator):
             mu, sigma = coefficients(self.estimator.sde, grid)
             self.levels = list(zip(mu.tolist(), sigma.tolist(), strict=True))
             self.context = context_for(self.estimator.sde.eps, c)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..fused import hooked
+from .._calls import hooked
 
 SHARE = 0.5  # of the free memory
 

@@ -13,7 +13,8 @@ import torch
 from torch import Size, Tensor
 
 from .. import ops, recognise
-from ..guidance import Guidance
+from .._calls import stands_for_call
+from ..guidance import in_pieces
 from ..schedule import adams_bashforth, coefficients
 from ..score import MCScoreNet, MCScoreWrapper, ScoreUNet, sampling
 from .memory import windows_that_fit
@@ -81,7 +82,7 @@ class SamplingPlan:
     def bytes(self) -> int:
         """The memory of the sampler's own states: the sample, its noise estimate in pieces, and
         the estimates that a multistep predictor keeps."""
-        states = 2 + self.order - 1 + 2 * isinstance(self.estimator, Guidance)
+        states = 2 + self.order - 1 + 2 * in_pieces(self.estimator)
         return states * self.batch.numel() * self.event.numel() * self.dtype.itemsize
 
     def __str__(self) -> str:
@@ -206,10 +207,10 @@ def _network_parts(
     """Says what serves guidance, composition and network, and how many windows at once."""
     parts = []
     network = estimator
-    guided = isinstance(estimator, Guidance)
+    guided = in_pieces(estimator)
 
     if guided:
-        native = hasattr(getattr(estimator, "A", None), "vjp")
+        native = stands_for_call(getattr(estimator, "A", None), "vjp")
         by = "its operator's own product" if native else "its operator by autograd"
         parts.append(("guidance", served, f"{type(estimator).__name__}, {by}"))
         network = estimator.sde.eps

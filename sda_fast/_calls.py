@@ -1,0 +1,36 @@
+"""Whether what a module computes can be had without calling it.
+
+A call runs hooks, and the forward of a subclass or of the instance. What is evaluated by the parts
+of a module, or by another method of it, leaves those out.
+"""
+
+__all__ = ["hooked", "own", "stands_for_call"]
+
+from typing import Any
+
+from torch import nn
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def hooked(module: nn.Module) -> bool:
+    """Says whether something is called beside a module, or in place of its class's forward."""
+    return any(getattr(module, hooks) for hooks in HOOKS) or "forward" in vars(module)
+
+
+def stands_for_call(f: Any, name: str) -> bool:
+    """Says whether a method of a callable is of the same class as what a call of it runs, or of a
+    class derived from that."""
+    if isinstance(f, nn.Module) and hooked(f):
+        return False
+    for kind in type(f).__mro__:
+        if name in vars(kind):
+            return True
+        if "forward" in vars(kind) or "__call__" in vars(kind):
+            return False
+    return False
+
+
+def own(f: Any, name: str) -> Any | None:
+    """Returns a method that stands for calls of a callable, or None."""
+    return getattr(f, name) if stands_for_call(f, name) else None
