@@ -15,7 +15,8 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 def hooked(module: nn.Module) -> bool:
     """Says whether something is called beside a module, or in place of its class's forward."""
-    return any(getattr(module, hooks) for hooks in HOOKS) or "forward" in vars(module)
+    own = vars(module)
+    return any([own[hooks] for hooks in HOOKS]) or "forward" in own
 
 
 def stands_for_call(f: Any, name: str) -> bool:

@@ -40,9 +40,15 @@ class UnfusableError(Exception):
 
 
 def expect(module: Any, kind: type[nn.Module], name: str) -> Any:
-    """Checks that a module is exactly of a type."""
+    """Checks that a module is exactly of a type, and that nothing is hooked to it."""
     if type(module) is not kind:
         raise UnfusableError(f"its {name} is of type {type(module).__name__}, not {kind.__name__}")
+    return _expect_plain(module, name)
+
+
+def _expect_plain(module: Any, name: str) -> Any:
+    if hooked(module):
+        raise UnfusableError(f"its {name} has hooks, or another forward")
     return module
 
 
@@ -58,6 +64,7 @@ def _linear(module: Any) -> nn.Linear:
 
 def activation_number(module: nn.Module) -> int:
     """Returns the operator's number of an activation."""
+    _expect_plain(module, "activation")
     for number, (kind, arguments) in enumerate(ACTIVATIONS):
         if type(module) is kind and all(getattr(module, k) == v for k, v in arguments.items()):
             return number
@@ -119,8 +126,7 @@ class FusedMLP:
 
     def __init__(self, network: Any, packed: Packed, packing: Packing | None = None):
         kernel = network.kernel
-        if any(hooked(module) for module in kernel.modules()):
-            raise UnfusableError("a part of it has hooks, or another forward")
+        _expect_plain(kernel, "kernel")
         self.embedding: TimeEmbedding = expect(kernel.embedding, TimeEmbedding, "embedding")
         self.length_aware: bool = network.length_aware
 
