@@ -78,7 +78,7 @@ NOTES = {
     f"and of 256 samples 2 or 17. {PEERS}",
     "networks": "The residual MLP on the 61 windows of B trajectories of 65 states, composed.",
     "unet": "A U-Net on the four windows of a trajectory of 8 states of two components, composed; "
-    "its convolutions are the library's.",
+    "over time, one on B trajectories of 65 states. Convolutions are the library's.",
     "training": 'There are no operators for it: "native" is the step of `sda_fast train`, with the '
     'update of all weights in one pass, and "native compiled" that of `sda_fast train --compile`.',
     "startup": "From the start of a process to its end: importing, or drawing a first sample in "

@@ -3,6 +3,7 @@
 Width 256, depth 5, windows of 5 states, trajectories of 65: the paper's Lorenz-63 network. And
 U-Nets on windows of 5 two-dimensional fields, trajectories of 8, which are 4 windows; the paper's
 has channels (96, 192, 384), on fields of 64². DEEP is one of four levels that is told a forcing.
+And the paper's baseline, a U-Net over the time of whole trajectories.
 """
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "mlp_arguments",
     "mlp_score",
     "relative_error",
+    "time_score",
     "unet_arguments",
     "unet_score",
 ]
@@ -33,7 +35,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from sda_fast import MCScoreNet, ops
+from sda_fast import MCScoreNet, MCScoreWrapper, ScoreUNet, ops
+from sda_fast.guidance import linearise
 from sda_fast.score import sampling
 
 from .published import Composed
@@ -74,7 +77,7 @@ def count_flops(run: Callable[[], object]) -> int:
 
 @dataclass(frozen=True)
 class Score:
-    """A window network composed over trajectories.
+    """A network of trajectories, composed from one of windows or not.
 
     Arguments:
         network: The network, which the sampler evaluates natively as far as it can.
@@ -83,14 +86,16 @@ class Score:
         context: What the network is told besides, if anything.
     """
 
-    network: MCScoreNet
+    network: MCScoreNet | MCScoreWrapper
     x: Tensor
     cotangent: Tensor
     context: Tensor | None = None
 
     @cached_property
-    def eager(self) -> Composed:
-        """The same network composed as it was published."""
+    def eager(self) -> nn.Module:
+        """The same network, composed as it was published."""
+        if isinstance(self.network, MCScoreWrapper):
+            return self.network
         return Composed(self.network.kernel, self.network.order)
 
     @cached_property
@@ -115,13 +120,14 @@ class Score:
                 z = x.detach().requires_grad_()
                 return torch.autograd.grad(network(z, t, c), z, v)[0]
 
-        def native(network: MCScoreNet) -> Tensor:
+        def native(network: MCScoreNet | MCScoreWrapper) -> Tensor:
             with torch.no_grad(), ops.backend("native"):
                 if kind == "forward":
                     return network(x, t, c)
-                count = max(network.samples_at_once(x), 1)  # as the sampler does
+                best = getattr(network, "samples_at_once", len)
+                count = max(best(x), 1)  # as the sampler does
                 pairs = zip(x.split(count), v.split(count), strict=True)
-                return torch.cat([network.linearise(z, t, c)[1](w) for z, w in pairs])
+                return torch.cat([linearise(network, z, t, c)[1](w) for z, w in pairs])
 
         networks: dict[str, Callable[..., Tensor]] = {
             "eager": self.eager,
@@ -144,7 +150,7 @@ class Score:
         )
 
     @cached_property
-    def _last(self) -> Composed:
+    def _last(self) -> nn.Module:
         return copy.deepcopy(self.eager).to(memory_format=torch.channels_last)
 
     def _channels_last(self, x: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
@@ -197,3 +203,17 @@ def unet_score(side: int, channels: tuple[int, ...] = SMALL, device: str = "cpu"
     network = make_network(unet_arguments(channels), device)
     context = torch.randn(FORCING, side, side, device=device) if channels == DEEP else None
     return Score(network, x, v, context)
+
+
+def time_score(batch: int, device: str = "cpu") -> Score:
+    """Makes the paper's baseline, a U-Net over time, with trajectories."""
+    x, v = torch.randn(2, batch, LENGTH, STATE, device=device)
+    unet = ScoreUNet(
+        STATE,
+        embedding=32,
+        hidden_channels=(64,),
+        hidden_blocks=(3,),
+        activation=nn.SiLU,
+        spatial=1,
+    )
+    return Score(MCScoreWrapper(unet).requires_grad_(False).to(device), x, v)

@@ -238,7 +238,9 @@ def test_samples_are_compared(problem, guided):
 @needs_native
 @pytest.mark.parametrize("kind", ["forward", "vjp"])
 @pytest.mark.parametrize(
-    "score", [workloads.mlp_score(2, 16), workloads.unet_score(8, (4, 8))], ids=["MLP", "U-Net"]
+    "score",
+    [workloads.mlp_score(2, 16), workloads.unet_score(8, (4, 8)), workloads.time_score(2)],
+    ids=["MLP", "U-Net", "over time"],
 )
 def test_networks_are_compared(score, kind):
     work = score.work(kind, compiler="eager")
