@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sda_fast import VPSDE, GaussianScore, MCScoreNet, explain, ops, sample
 from sda_fast._calls import stands_for_call
-from sda_fast.observation import Subsample
+from sda_fast.observation import Stack, Subsample
 
 pytestmark = pytest.mark.skipif(
     ops.unserved(torch.empty(0)) is not None, reason="the native library is not built"
@@ -141,6 +141,27 @@ def test_another_observation_operator(how: str):
         A.register_forward_hook(lambda module, args, result: result.relu())
     torch.testing.assert_close(sde.eps(x, T), expected)
     assert "its operator by autograd" in str(explain(sde))
+
+
+@pytest.mark.parametrize("how", ["subclass", "hook"])
+def test_another_observation_operator_as_a_part(how: str):
+    event, x = (9, 3), torch.randn(2, 9, 3)
+    slices = slice(None, None, 2), slice(0, 1)
+    if how == "subclass":
+        A: Subsample = Rectified(event, *slices)
+    else:
+        A = Subsample(event, *slices)
+        A.register_forward_hook(lambda module, args, result: result.relu())
+    half = Subsample(A.shape, slice(0, 2))
+    whole = Stack(half @ A, A)
+
+    leaf = x.clone().requires_grad_()
+    part = leaf[:, ::2, :1].relu()
+    y = torch.cat([part[:, :2].flatten(1), part.flatten(1)], dim=1)
+    torch.testing.assert_close(whole(x), y)
+    g = torch.randn_like(y)
+    (expected,) = torch.autograd.grad(y, leaf, g)
+    torch.testing.assert_close(whole.vjp(x, g), expected)
 
 
 def test_method_that_stands_for_calls():

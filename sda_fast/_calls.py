@@ -15,8 +15,8 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 def hooked(module: nn.Module) -> bool:
     """Says whether something is called beside a module, or in place of its class's forward."""
-    own = vars(module)
-    return any([own[hooks] for hooks in HOOKS]) or "forward" in own
+    attributes = vars(module)
+    return any([attributes[hooks] for hooks in HOOKS]) or "forward" in attributes
 
 
 def stands_for_call(f: Any, name: str) -> bool:

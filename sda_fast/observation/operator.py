@@ -8,6 +8,8 @@ from typing import cast
 import torch
 from torch import Size, Tensor, nn
 
+from .._calls import stands_for_call
+
 
 class ObservationOperator(nn.Module):
     """Maps states to observations: the base of the operators here.
@@ -33,6 +35,11 @@ class ObservationOperator(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.event)} -> {tuple(self.shape)}"
+
+    @property
+    def _plain(self) -> bool:
+        """Whether calls of it, or of its parts, are what their classes say."""
+        return stands_for_call(self, "vjp")
 
     def _observe(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -150,16 +157,22 @@ class Composition(ObservationOperator):
         self.outer = outer
         self.inner = inner
 
+    @property
+    def _plain(self) -> bool:
+        return super()._plain and self.outer._plain and self.inner._plain
+
     def _observe(self, x: Tensor) -> Tensor:
-        return self.outer._observe(self.inner._observe(x))
+        return self.outer(self.inner(x))
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self.inner._adjoint(self.outer._adjoint(y))
 
     def _vjp(self, x: Tensor, cotangent: Tensor) -> Tensor:
+        if not self._plain:
+            return self._differentiate(x, cotangent)
         if self.outer.linear:  # which does not look at what it is given
             return self.inner._vjp(x, self.outer._adjoint(cotangent))
-        return self.inner._vjp(x, self.outer._vjp(self.inner._observe(x), cotangent))
+        return self.inner._vjp(x, self.outer._vjp(self.inner(x), cotangent))
 
 
 class Stack(ObservationOperator):
@@ -190,10 +203,16 @@ class Stack(ObservationOperator):
     def _each(self) -> list[ObservationOperator]:
         return cast(list[ObservationOperator], list(self.operators))
 
+    @property
+    def _plain(self) -> bool:
+        return super()._plain and all(A._plain for A in self._each())
+
     def _observe(self, x: Tensor) -> Tensor:
-        return torch.cat([A._observe(x).flatten(1) for A in self._each()], dim=1)
+        return torch.cat([A(x).flatten(1) for A in self._each()], dim=1)
 
     def _vjp(self, x: Tensor, cotangent: Tensor) -> Tensor:
+        if not self._plain:
+            return self._differentiate(x, cotangent)
         parts = zip(self._each(), cotangent.split(self._sizes, dim=1), strict=True)
         return torch.stack([A._vjp(x, y.reshape(-1, *A.shape)) for A, y in parts]).sum(dim=0)
 
