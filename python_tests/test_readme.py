@@ -1,4 +1,4 @@
-"""Every code block of the README runs."""
+"""Every code block of the README runs, and of the pages that need no file of the reader's."""
 
 import re
 import shutil
@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+BLOCKS = BLOCK.findall(README)
 
 
 def test_every_block_has_a_test():
@@ -29,6 +30,17 @@ def test_shell(line: str):
     # CI runs `make test` itself, and test_demo the command behind `make demo`
     assert shutil.which("make")
     subprocess.run([*line.split(), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("page", ["front", "guidance", "observation"])
+def test_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """From its first block to its last, one after the other."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for language, code in BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text()):
+        if language == "python":
+            exec(compile(code, f"{page}.md", "exec"), names)
+    assert names
 
 
 def test_named_files_exist():
