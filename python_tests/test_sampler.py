@@ -254,6 +254,18 @@ def test_batch_shapes(shape: tuple[int, ...]):
     assert torch.equal(x.reshape(flat.shape), flat)
 
 
+def test_numbers_as_events():
+    """Of shape (): as those of one element."""
+    x1, options = torch.randn(5), {"steps": 4, "corrections": 1, "tau": 0.1, "seed": 1}
+    for backend in ("native", "reference"):
+        drawn = [
+            sample(oracles.Process(lambda x, t: 0.5 * x, event), (5,), **options, backend=backend,
+                   x1=x1.reshape(5, *event), denoise=True)
+            for event in ((), (1,))
+        ]  # fmt: skip
+        assert torch.equal(drawn[0], drawn[1][:, 0])
+
+
 @pytest.mark.parametrize("shape", [(0,), (2, 0)])
 def test_no_samples(shape: tuple[int, ...]):
     assert sample(VPSDE(mlp(), (9, 3)), shape, steps=4).shape == (*shape, 9, 3)
@@ -674,6 +686,21 @@ def test_a_run_in_two(order: int):
     first = sample(sde, (2,), steps=[1.0, 0.6], seed=1, order=order)
     rest = sample(sde, (2,), steps=[0.6, 0.3, 0.0], x1=first, order=order)
     assert torch.equal(rest, whole) == (order == 1)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("memory", ["its own", "the state's"])
+def test_network_that_returns_the_same_memory(memory: str, order: int, backend: str):
+    """A multistep predictor still has its estimates when the next one lies in their place."""
+    kept = torch.empty(2, 4)
+    same = {"its own": lambda x, t: kept.copy_(x), "the state's": lambda x, t: x}[memory]
+    drawn = [
+        sample(oracles.Process(eps, (4,)), (2,), steps=5, corrections=1, tau=0.1, seed=1,
+               order=order, backend=backend)
+        for eps in (same, lambda x, t: x.clone())
+    ]  # fmt: skip
+    assert torch.equal(*drawn)
 
 
 def test_schedules():

@@ -262,7 +262,8 @@ def langevin(
     z = torch.empty_like(x)
     philox_normal_(z, seed=seed, step=step, correction=correction, first_sample=first_sample)
 
-    mean = eps.flatten(1).square().mean(dim=1).reshape(-1, *(1,) * (x.ndim - 1))
+    each = eps.reshape(len(eps), math.prod(eps.shape[1:]))
+    mean = each.square().mean(dim=1).reshape(-1, *(1,) * (x.ndim - 1))
     delta = torch.where(mean == 0, 0.0, tau / torch.where(mean == 0, 1.0, mean))
 
     return (x - sigma * (delta * eps + torch.sqrt(2 * delta) * z)).to(dtype)

@@ -31,7 +31,7 @@ class Watch:
     def __call__(self, x: Tensor, step: int, t: float, sigma: float, last: bool) -> None:
         self.seen.append((step, t, sigma))
         # a sum is finite only if its terms are; one that overflows is no better
-        torch.sum(x.flatten(1), dim=1, out=self.sum)
+        torch.sum(x.reshape(len(x), -1), dim=1, out=self.sum)
         self.sum.sub_(self.sum)  # 0, or else NaN, which is not equal to itself
         self.finite.mul_(self.sum.eq_(self.sum))
         self.steps.add_(self.finite)
@@ -49,7 +49,7 @@ class Watch:
 
     def report(self, x: Tensor) -> None:
         """Warns of samples that are finite but have run away from the others."""
-        peak = x.flatten(1).abs().amax(dim=1)
+        peak = x.reshape(len(x), -1).abs().amax(dim=1)
         far = (peak > PROPORTION * peak.median().clamp(min=1)).nonzero()[:, 0].tolist()
         if far:
             warnings.warn(
