@@ -200,7 +200,7 @@ class _Run:
         for x, history in zip(self.parts, self.history, strict=True):
             eps = self._predict(x, n, history)
             if self.order > 1:
-                history.insert(0, eps.clone() if self.estimate.graphs else eps)
+                history.insert(0, eps)
                 del history[self.order - 1 :]
 
         for i in range(plan.corrections[n - 1]):
@@ -212,7 +212,8 @@ class _Run:
         self.watch(self.x, n, plan.times[n], plan.sigma[n], last=n == plan.steps)
 
     def _predict(self, x: Tensor, n: int, history: list[Tensor]) -> Tensor:
-        """Takes a step of the predictor, and returns the estimate that it has taken it by."""
+        """Takes a step of the predictor, and returns the estimate that it has taken it by, which
+        a multistep one keeps: in memory of its own."""
         mu, sigma = self.plan.mu, self.plan.sigma
         r = mu[n] / mu[n - 1]
         b, *past_b = (w * (sigma[n] - r * sigma[n - 1]) for w in self.plan.weights[n - 1])
@@ -222,7 +223,10 @@ class _Run:
         if isinstance(estimate, Pieces):
             mu_t, sigma_t = self.estimate.levels[n - 1]
             ops.guide_predictor_(x, *estimate, mu_t, sigma_t, r, b, past, past_b)
-            return estimate.eps
+            copied = self.order > 1 and self.estimate.graphs
+            return estimate.eps.clone() if copied else estimate.eps
+        if self.order > 1:
+            estimate = estimate.clone()  # it may be the network's memory, or the state's
         if past:
             ops.multistep_(x, [estimate, *past], r, [b, *past_b])
         else:
