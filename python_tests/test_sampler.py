@@ -703,6 +703,31 @@ def test_network_that_returns_the_same_memory(memory: str, order: int, backend: 
     assert torch.equal(*drawn)
 
 
+class SameMemory(nn.Module):
+    """A kernel whose results all lie in one place, as those of a captured one do."""
+
+    def __init__(self, kernel: nn.Module):
+        super().__init__()
+        self.kernel, self.kept = kernel, torch.empty(0)
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        eps = self.kernel(x, t, c)
+        if torch.is_grad_enabled():
+            return eps
+        if self.kept.shape != eps.shape:
+            self.kept = torch.empty_like(eps)
+        return self.kept.copy_(eps)
+
+
+@pytest.mark.parametrize("window_batch", [None, 32])
+def test_kernel_that_returns_the_same_memory(window_batch: int | None):
+    network, x1 = mlp(), torch.randn(4, 35, 3)
+    expected = sample(VPSDE(network, (35, 3)), (4,), steps=3, x1=x1)
+    network.kernel = SameMemory(network.kernel)
+    sde = VPSDE(network, (35, 3))
+    assert_same(sample(sde, (4,), steps=3, x1=x1, window_batch=window_batch), expected)
+
+
 def test_schedules():
     """Functions of the time, and one number a step, do the same."""
     sde, options = unguided(16), {"steps": 4, "seed": 1}

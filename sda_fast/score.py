@@ -2,11 +2,12 @@ r"""Score networks: of states, of windows, and of trajectories composed from win
 
 __all__ = ["MCScoreNet", "MCScoreWrapper", "ScoreNet", "ScoreUNet", "sampling"]
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import Any, TypeVar, cast
 
 import torch
@@ -134,6 +135,23 @@ def _remembered(network: nn.Module, make: Callable[[], Fused]) -> Fused | str:
 def _is_native(*arguments: Tensor | None) -> bool:
     """Says whether a network is to run natively, by all of its arguments."""
     return ops.is_native(*(a for a in arguments if a is not None))
+
+
+def _joined(parts: Iterable[Tensor], windows: int) -> Tensor:
+    """Joins what was computed of chunks of windows, with shapes (B, n, *), one after the other:
+    each may lie where the one before did."""
+    parts = iter(parts)
+    first = next(parts)
+    if first.shape[1] == windows:
+        return first
+    if torch.is_grad_enabled():
+        return torch.cat([first, *parts], dim=1)
+
+    whole, end = first.new_empty(len(first), windows, *first.shape[2:]), 0
+    for part in chain((first,), parts):
+        end += part.shape[1]
+        whole[:, end - part.shape[1] : end] = part
+    return whole
 
 
 class ScoreNet(nn.Module):
@@ -305,12 +323,12 @@ class MCScoreNet(nn.Module):
         if isinstance(fused, FusedMLP):
             return fused(x, t, c, plan)
 
-        eps = [
+        eps = (
             widened(self.kernel(ops.gather(x, start, mask), t, self._context(mask, x, c)), x)
             for start, mask in self._chunks(plan, x)
-        ]
+        )
 
-        return ops.compose(torch.cat(eps, dim=1), plan.start, plan.weight, plan.states)
+        return ops.compose(_joined(eps, len(plan)), plan.start, plan.weight, plan.states)
 
     def linearise(
         self, x: Tensor, t: Tensor, c: Tensor | None = None
@@ -346,18 +364,20 @@ class MCScoreNet(nn.Module):
         kept = evaluate(*chunks[0]) if len(chunks) == 1 else None
 
         with torch.no_grad():
-            parts = [(kept or evaluate(*chunk))[1].detach() for chunk in chunks]
-            noise = ops.compose(torch.cat(parts, dim=1), plan.start, plan.weight, plan.states)
+            parts = ((kept or evaluate(*chunk))[1].detach() for chunk in chunks)
+            eps = _joined(parts, len(plan))
+            noise = ops.compose(eps, plan.start, plan.weight, plan.states)
+
+        def pull(chunk: tuple[Tensor, Tensor], v: Tensor) -> Tensor:
+            windows, eps = kept or evaluate(*chunk)
+            return torch.autograd.grad(eps, windows, v, retain_graph=kept is not None)[0]
 
         def vjp(cotangent: Tensor) -> Tensor:
-            gradients: list[Tensor] = []
             with torch.no_grad():
                 pulled = ops.gather(cotangent, plan.start, plan.weight)
                 each = pulled.tensor_split(len(chunks), dim=1)
-                for chunk, v in zip(chunks, each, strict=True):
-                    windows, eps = kept or evaluate(*chunk)
-                    gradients += torch.autograd.grad(eps, windows, v, retain_graph=kept is not None)
-                return ops.compose(torch.cat(gradients, dim=1), plan.start, plan.mask, plan.states)
+                gradients = _joined(map(pull, chunks, each), len(plan))
+                return ops.compose(gradients, plan.start, plan.mask, plan.states)
 
         return noise, vjp
 
