@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from . import _autocast, _native, ops
 from ._calls import hooked
 from ._kept import keeping, version
+from ._precision import matmul_precision
 from .composition import Plan
 from .nn import LayerNorm, ResidualBlock, ResMLP, TimeEmbedding
 from .packing import Fragments, Packing, Panels
@@ -73,7 +74,7 @@ def activation_number(module: nn.Module) -> int:
 
 def _packing(device: torch.device) -> Packing:
     """Returns how weights are packed on a device for the precision that is set."""
-    precision = torch.get_float32_matmul_precision()
+    precision = matmul_precision(device)
     if device.type == "cuda":
         return Fragments(bfloat16=precision == "medium", tf32=precision == "high")
     return Panels(bfloat16=precision == "medium" and _native.has_bfloat16())

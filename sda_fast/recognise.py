@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ._calls import hooked
 from ._kept import keeping
+from ._precision import exact_products
 from .guidance import DPSGaussianScore, GaussianScore, Guidance
 from .kernels import ForcedScoreUNet
 from .nn import ACTIVATIONS
@@ -171,13 +172,8 @@ def agrees(
         x: Pure noise, with shape (B, *event).
         context: The context, if any is passed.
     """
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with sampling():
-            return all(_agree_at(t, eps, other, x, *context) for t in TIMES)
-    finally:
-        torch.set_float32_matmul_precision(precision)
+    with exact_products(x.device), sampling():
+        return all(_agree_at(t, eps, other, x, *context) for t in TIMES)
 
 
 def _agree_at(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import _native
 from .._kept import keeping, version
+from .._precision import matmul_precision
 from .convolution import Convolution
 from .structure import Structure, plane
 
@@ -39,7 +40,7 @@ class Precision:
     @classmethod
     def on(cls, device: torch.device) -> "Precision":
         """Returns that of a device for the precision of products that is set."""
-        precision = torch.get_float32_matmul_precision()
+        precision = matmul_precision(device)
         if precision == "medium" and (device.type == "cuda" or _native.has_bfloat16()):
             return cls(torch.bfloat16)
         return cls(tf32=precision != "highest" and device.type == "cuda")
