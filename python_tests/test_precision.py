@@ -19,11 +19,13 @@ from sda_fast._precision import exact_products, matmul_precision
 def settings():
     b = torch.backends
     parts = b.cuda.matmul, b.mkldnn.matmul, b.cudnn.conv, b.cudnn.rnn
-    try:
-        summed_up = torch.get_float32_matmul_precision()
-    except RuntimeError:
-        summed_up = None
-    return [summed_up, *(part.fp32_precision for part in parts)]
+    summed_up = []
+    for read in (torch.get_float32_matmul_precision, lambda: b.cudnn.allow_tf32):
+        try:
+            summed_up.append(read())
+        except RuntimeError:
+            summed_up.append(None)
+    return [*(part.fp32_precision for part in parts), *summed_up]
 
 cpu, cuda = map(torch.device, ("cpu", "cuda"))
 sde = VPSDE(MCScoreNet(3, order=1, hidden_features=[16]), (8, 3))
@@ -58,8 +60,9 @@ before = settings()
 for device in (cpu, cuda):
     with exact_products(device):
         assert matmul_precision(device) == "highest"
-        assert settings()[1:3] == ["ieee", "ieee"]
-        assert device == cpu or settings()[3:] == ["ieee", "ieee"]
+        assert settings()[:2] == ["ieee", "ieee"]
+        assert device == cpu or settings()[2:5] == ["ieee", "ieee", "highest"]
+        assert device == cpu or settings()[5] == (None if before[5] is None else False)
     assert settings() == before, (settings(), before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
