@@ -41,7 +41,7 @@ from .results import (
     load,
     save,
 )
-from .text import amount, rates, rates_in_words, ratio, seconds
+from .text import DISTURBED, amount, disturbed, rates, rates_in_words, ratio, seconds
 
 PAGE = ROOT / "docs" / "performance.md"
 QUICK = ("-m", "not slow", "--benchmark-max-time=0.1", "--benchmark-min-rounds=3")
@@ -216,7 +216,8 @@ def page(timings: Sequence[Path], lengths: Path | None = None, gpu: Path | None 
         "under `torch.compile`, all by turns on the same arguments in one process, compared before "
         "they are timed. What one thread does is timed by the processor's time, what several do by "
         "the clock. Times are medians; a ratio is that of the medians, with the range of the "
-        "quartiles.",
+        f"quartiles. Where these lie apart by a factor of {DISTURBED:g} and more the machine did "
+        "something else meanwhile: the range stands alone, and figures leave the case out.",
         "",
         "Work is the operations of matrix products and convolutions, or of operators that have "
         "none the bytes that must be read and written, each once. The floor is what they take at "
@@ -230,7 +231,11 @@ def page(timings: Sequence[Path], lengths: Path | None = None, gpu: Path | None 
             continue
         path, result = found[suite]
         chosen = part(result, suite)
-        drawn = {group: codes for group, codes in chosen.items() if DRAWN.get(suite, "") in group}
+        drawn = {
+            group: codes
+            for group, codes in chosen.items()
+            if DRAWN.get(suite, "") in group and not disturbed(codes)
+        }
         draw_bars(drawn or chosen, result["floors"], figure(suite))
         lines += ["", f"## {title}", "", f"![{title}]({figure(suite).name})", ""]
         lines += [f"{source(path, result)} {rates_in_words(result['floors'])}", ""]

@@ -1,9 +1,12 @@
 """Numbers as they are written in tables."""
 
-__all__ = ["amount", "rates", "rates_in_words", "ratio", "seconds"]
+__all__ = ["DISTURBED", "amount", "disturbed", "rates", "rates_in_words", "ratio", "seconds"]
 
 from collections.abc import Iterator
 from typing import Any
+
+# A ratio whose quartiles lie apart by this factor is no number.
+DISTURBED = 3.0
 
 
 def seconds(value: float | None) -> str:
@@ -26,11 +29,28 @@ def amount(value: float, unit: str) -> str:
 
 def ratio(slow: dict[str, Any] | None, fast: dict[str, Any] | None) -> str:
     """Writes how many times faster a case is than another: of the medians, and in brackets of the
-    quartiles that lie nearest and farthest."""
+    quartiles that lie nearest and farthest; these alone where they lie apart by :data:`DISTURBED`
+    and more."""
     if slow is None or fast is None or slow is fast:
         return ""
-    low, high = slow["q1"] / fast["q3"], slow["q3"] / fast["q1"]
+    low, high = extremes(slow, fast)
+    if high >= DISTURBED * low:
+        return f"{low:.2f} to {high:.2f}"
     return f"{slow['median'] / fast['median']:.2f} ({low:.2f}-{high:.2f})"
+
+
+def extremes(slow: dict[str, Any], fast: dict[str, Any]) -> tuple[float, float]:
+    """Returns the ratios of the quartiles that lie nearest and farthest."""
+    return slow["q1"] / fast["q3"], slow["q3"] / fast["q1"]
+
+
+def disturbed(codes: dict[str, dict[str, Any]]) -> bool:
+    """Says whether the machine did something else while codes were timed by turns, by how far they
+    scatter."""
+    own = codes.get("native")
+    others = [codes[name] for name in ("eager", "compiled") if name in codes]
+    ranges = [extremes(other, own) for other in others] if own is not None else []
+    return any(high >= DISTURBED * low for low, high in ranges)
 
 
 def rates(floors: dict[str, Any]) -> list[str]:

@@ -9,7 +9,17 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from benchmarks import compare, end_to_end, memory, report, results, samples, turns, workloads
+from benchmarks import (
+    compare,
+    end_to_end,
+    memory,
+    report,
+    results,
+    samples,
+    text,
+    turns,
+    workloads,
+)
 from benchmarks.probe import Floors
 from sda_fast import VPSDE, GaussianScore, _native, load_prior, sample
 
@@ -262,6 +272,17 @@ def test_suites_run():
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:]
     assert "6 passed" in done.stdout
+
+
+def test_ratio_of_what_was_disturbed():
+    """It is no number where the quartiles lie far apart."""
+    fast = {"median": 1.0, "q1": 0.9, "q3": 1.1}
+    steady, wild = {"median": 2.0, "q1": 1.9, "q3": 2.2}, {"median": 6.0, "q1": 2.0, "q3": 7.2}
+    assert text.ratio(steady, fast) == "2.00 (1.73-2.44)"
+    assert text.ratio(wild, fast) == "1.82 to 8.00"
+    assert not text.disturbed({"eager": steady, "native": fast})
+    assert text.disturbed({"eager": steady, "compiled": wild, "native": fast})
+    assert not text.disturbed({"eager": steady, "compiled": wild})
 
 
 def test_pytest_benchmark_s_numbers_are_kept():
