@@ -19,7 +19,7 @@ __attribute__((noinline)) void run(const Linear<float>& l) {
 
 __attribute__((noinline)) void run(const PhiloxNormal<float>& p) {
   SDA_FAST_VARIANT::philox_normal(p, 0,
-                                  (p.size + SDA_FAST_VARIANT::kTile - 1) / SDA_FAST_VARIANT::kTile);
+                                  (p.size + SDA_FAST_VARIANT::kRun - 1) / SDA_FAST_VARIANT::kRun);
 }
 
 __attribute__((noinline)) void run(const Gather<float>& g) {

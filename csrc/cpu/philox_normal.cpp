@@ -16,8 +16,8 @@ void philox_normal_(const Tensor& out, int64_t seed, int64_t step, int64_t corre
   dispatch(out, [&]<typename T>(T) {
     const PhiloxNormal<T> args = {static_cast<T*>(target.work.data_ptr()), out.size(0),
                                   size_from(out, 1), key, static_cast<uint32_t>(first_sample)};
-    const int64_t tiles = (args.size + portable::kTile - 1) / portable::kTile;
-    for_items(args.batch * tiles, 4 * portable::kTile,
+    const int64_t runs = (args.size + portable::kRun - 1) / portable::kRun;
+    for_items(args.batch * runs, 4 * portable::kRun,
               [&](int64_t begin, int64_t end) { loops_of<T>().philox_normal(args, begin, end); });
   });
   target.finish();

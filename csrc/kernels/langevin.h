@@ -47,7 +47,7 @@ SDA_FAST_FN T langevin_element(T x, T eps, T z, T scale_eps, T scale_z) {
 #ifndef SDA_FAST_GPU
 
 constexpr int64_t kBlock = 4096;
-static_assert(kBlock % kTile == 0);
+static_assert(kBlock % kRun == 0);
 
 inline int64_t langevin_blocks(int64_t size) { return (size + kBlock - 1) / kBlock; }
 
@@ -107,10 +107,10 @@ inline void langevin(const Langevin<T>& l, const Scales* scales, int64_t begin, 
     const auto scale_z = static_cast<Accumulate<T>>(scales[b].z);
     const auto sample = static_cast<uint32_t>(l.first_sample + b);
 
-    for (int64_t first = start; first < stop; first += kTile) {
-      Accumulate<T> z[kTile];
-      normal_tile(l.key, sample, first, z);
-      const int64_t n = stop - first < kTile ? stop - first : kTile;
+    for (int64_t first = start; first < stop; first += kRun) {
+      const int64_t n = stop - first < kRun ? stop - first : kRun;
+      Accumulate<T> z[kRun];
+      normal_tiles(l.key, sample, first, n, z);
       const int64_t place = b * l.size + first;
       const Widened<T> x(l.x + place, n), eps(l.eps + place, n);
       Narrowed<T> out(l.out + place);

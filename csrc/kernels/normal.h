@@ -36,7 +36,12 @@ struct Numbers<float> {
     return __builtin_bit_cast(float, a);
 #endif
   }
-  static SDA_FAST_FN float exponent(Int a) { return static_cast<float>((a >> 23) - 127); }
+  // -a if the highest bit of a word is set
+  static SDA_FAST_FN float flip(float a, uint32_t word) {
+    return from_bits(bits(a) ^ static_cast<Int>(word & 0x80000000u));
+  }
+  // The exponent of 1 with `a` added to its bits.
+  static SDA_FAST_FN float exponent(Int a) { return static_cast<float>(a >> 23); }
 
   // (log((1 + s) / (1 - s)) - 2 s) / s^3 as a polynomial of s^2, |s| < 0.1716: relative error 8e-10
   static SDA_FAST_FN float log_tail(float z) {
@@ -76,9 +81,12 @@ struct Numbers<double> {
     return __builtin_bit_cast(double, a);
 #endif
   }
+  static SDA_FAST_FN double flip(double a, uint32_t word) {
+    return from_bits(bits(a) ^ static_cast<Int>(uint64_t{word & 0x80000000u} << 32));
+  }
   // The exponent put in the mantissa of 2^52: AVX2 has no conversion from int64 to double.
   static SDA_FAST_FN double exponent(Int a) {
-    return from_bits((a >> 52) | 0x4330000000000000) - (4503599627370496.0 + 1023.0);
+    return from_bits(((a + kOne) >> 52) | 0x4330000000000000) - (4503599627370496.0 + 1023.0);
   }
 
   // as above, relative errors 1e-18, 3e-18 and 5e-17
@@ -107,30 +115,31 @@ struct Numbers<double> {
   }
 };
 
+// -2 ln(1 + f) = f^2 - 2 f - s (2 s^2 R(s^2) + f^2), s = f / (2 + f)
+template <typename T>
+SDA_FAST_FN T minus_two_log1p(T f) {
+  const T s = f / (T(2) + f);
+  const T z = s * s, square = f * f;
+  return multiply_add(
+      T(-2), f, multiply_add(-s, multiply_add(T(2) * z, Numbers<T>::log_tail(z), square), square));
+}
+
 // sqrt(-2 ln((word + 1/2) / 2^32)), to full relative accuracy at both ends: of u and 1 - u the
 // lesser, p, is exact to rounding, and it is ln(1 - p) itself that is computed near u = 1.
 template <typename T>
 SDA_FAST_FN T radius(uint32_t word) {
   using N = Numbers<T>;
-  const auto top = static_cast<int32_t>(word) >> 31;           // all ones if u > 1/2
-  const auto lesser = static_cast<int32_t>(word) ^ top;        // >= 0: signed conversion is exact
-  const T p = (static_cast<T>(lesser) + T(0.5)) * T(0x1p-32);  // min(u, 1 - u)
-  const T u = top ? T(1) - p : p;
+  const int32_t top = static_cast<int32_t>(word) >> 31;     // all ones if u > 1/2
+  const int32_t lesser = static_cast<int32_t>(word) ^ top;  // >= 0: signed conversion is exact
+  const T p = multiply_add(static_cast<T>(lesser), T(0x1p-32), T(0x1p-33));  // min(u, 1 - u)
+  const T u = top < 0 ? T(1) - p : p;
 
-  // u = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2)
-  const typename N::Int shifted = N::bits(u) + (N::kOne - N::kSqrtHalf);
+  // u = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2); k = 0 near u = 1 only
+  const typename N::Int above = N::bits(u) - N::kSqrtHalf;
   constexpr typename N::Int kMantissa = (typename N::Int{1} << N::kMantissaBits) - 1;
-  const bool near_one = top && p < T(0.29289);
-  const T k = near_one ? T(0) : N::exponent(shifted);
-  const T f = near_one ? -p : N::from_bits((shifted & kMantissa) + N::kSqrtHalf) - T(1);
-
-  // ln(1 + f) = f - f^2 / 2 + s (f^2 / 2 + s^2 R(s^2)), s = f / (2 + f)
-  const T s = f / (T(2) + f);
-  const T z = s * s;
-  const T half = T(0.5) * f * f;
-  const T log1p = f - (half - s * multiply_add(z, N::log_tail(z), half));
-  const T log = multiply_add(k, T(0.69314718055994530942), log1p);
-  return square_root(T(-2) * log);
+  const T k = N::exponent(above);
+  const T f = k == T(0) ? -p : N::from_bits((above & kMantissa) + N::kSqrtHalf) - T(1);
+  return square_root(multiply_add(k, T(-2 * 0.69314718055994530942), minus_two_log1p(f)));
 }
 
 // cos(2 pi word / 2^32) and sin, the angle reduced exactly, in integers: to the nearest multiple j
@@ -138,15 +147,14 @@ SDA_FAST_FN T radius(uint32_t word) {
 template <typename T>
 SDA_FAST_FN void turn(uint32_t word, T& cosine, T& sine) {
   using N = Numbers<T>;
-  const uint32_t j = (word + 0x20000000u) >> 30;
-  const T t = static_cast<T>(static_cast<int32_t>(word - (j << 30))) * T(0x1p-29);
+  const uint32_t j = word + 0x20000000u;  // in its two highest bits
+  const T t = static_cast<T>(static_cast<int32_t>((j << 2) ^ 0x80000000u)) * T(0x1p-31);
   const T z = t * t;
   const T s = t * N::sin_tail(z);
   const T c = multiply_add(z, N::cos_tail(z), T(1));
-  const T a = (j & 1) ? s : c;
-  const T b = (j & 1) ? c : s;
-  cosine = ((j + 1) & 2) ? -a : a;
-  sine = (j & 2) ? -b : b;
+  const bool odd = j & 0x40000000u;
+  cosine = N::flip(odd ? s : c, j + 0x40000000u);
+  sine = N::flip(odd ? c : s, j);
 }
 
 template <typename T>

@@ -5,8 +5,11 @@
 // key of two, into four random words.
 
 #include "config.h"
-#if defined(__SSE2__) && !defined(SDA_FAST_GPU)
+#ifndef SDA_FAST_GPU
+#include "shuffle.h"
+#ifdef __SSE2__
 #include <immintrin.h>
+#endif
 #endif
 
 namespace sda_fast {
@@ -46,7 +49,7 @@ constexpr int kPhiloxLanes = 2;
 #endif
 
 typedef uint64_t PhiloxLanes __attribute__((vector_size(8 * kPhiloxLanes)));
-typedef uint32_t PhiloxWords __attribute__((vector_size(4 * kPhiloxLanes), aligned(4), may_alias));
+typedef uint32_t PhiloxWords __attribute__((vector_size(8 * kPhiloxLanes), aligned(4), may_alias));
 
 // The product of the lower halves: compilers make a longer one of all 64 bits. (With a mask, of
 // all, since GCC 12 warns of its own header without.)
@@ -66,15 +69,18 @@ SDA_FAST_FN PhiloxLanes philox_product(PhiloxLanes a, uint32_t factor) {
 #endif
 }
 
-SDA_FAST_FN void philox(PhiloxLanes (&c)[4], uint32_t key0, uint32_t key1) {
+template <int kCounters>
+SDA_FAST_FN void philox(PhiloxLanes (&counters)[kCounters][4], uint32_t key0, uint32_t key1) {
   SDA_FAST_UNROLL_10
   for (int round = 0; round < 10; ++round) {
-    const PhiloxLanes product0 = philox_product(c[0], 0xD2511F53u);
-    const PhiloxLanes product1 = philox_product(c[2], 0xCD9E8D57u);
-    c[0] = (product1 >> 32) ^ c[1] ^ key0;
-    c[1] = product1;
-    c[2] = (product0 >> 32) ^ c[3] ^ key1;
-    c[3] = product0;
+    for (PhiloxLanes(&c)[4] : counters) {
+      const PhiloxLanes product0 = philox_product(c[0], 0xD2511F53u);
+      const PhiloxLanes product1 = philox_product(c[2], 0xCD9E8D57u);
+      c[0] = (product1 >> 32) ^ c[1] ^ key0;
+      c[1] = product1;
+      c[2] = (product0 >> 32) ^ c[3] ^ key1;
+      c[3] = product0;
+    }
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
   }
@@ -112,21 +118,40 @@ SDA_FAST_FN Words noise_words(NoiseKey key, uint32_t sample, uint64_t quad) {
 
 #ifndef SDA_FAST_GPU
 
-// Those of kCount neighbouring quads, word by word.
+// Those of kCount neighbouring quads, word by word. The words of two vectors of counters fill one
+// of kGroups groups of four lanes, where lane m of group j is of quad m kGroups + j: so to pack
+// them, and to put the four numbers of a quad side by side in the end, takes shuffles within groups
+// only.
+
+constexpr int kGroups = kPhiloxLanes / 2, kVectorQuads = 4 * kGroups;
+
+// Of the first vector of counters; those of the second are 2 kGroups further.
+template <int... kLane>
+SDA_FAST_FN PhiloxLanes places(LaneNumbers<kLane...>) {
+  return PhiloxLanes{(kLane % 2 * kGroups + kLane / 2)...};
+}
+
 template <int kCount>
 inline void noise_words(NoiseKey key, uint32_t sample, uint64_t quad,
                         uint32_t (&words)[4][kCount]) {
-  static_assert(kCount % kPhiloxLanes == 0);
-  PhiloxLanes place;
-  for (int k = 0; k < kPhiloxLanes; ++k) place[k] = quad + static_cast<uint64_t>(k);
-  for (int i = 0; i < kCount; i += kPhiloxLanes) {
-    PhiloxLanes c[4] = {place, PhiloxLanes{} + sample, PhiloxLanes{} + key.step,
-                        (place >> 32 << 16) | (key.correction & 0xFFFFu)};
-    philox(c, key.key0, key.key1);
-    for (int w = 0; w < 4; ++w) {
-      *reinterpret_cast<PhiloxWords*>(words[w] + i) = __builtin_convertvector(c[w], PhiloxWords);
+  static_assert(kCount % kVectorQuads == 0);
+  for (int i = 0; i < kCount; i += kVectorQuads) {
+    const PhiloxLanes place =
+        places(LaneNumbersOf<PhiloxLanes>{}) + (quad + static_cast<uint64_t>(i));
+    PhiloxLanes c[2][4];
+    for (int half = 0; half < 2; ++half) {
+      const PhiloxLanes p = place + static_cast<uint64_t>(2 * kGroups * half);
+      c[half][0] = p;
+      c[half][1] = PhiloxLanes{} + sample;
+      c[half][2] = PhiloxLanes{} + key.step;
+      c[half][3] = (p >> 32 << 16) | (key.correction & 0xFFFFu);
     }
-    place += kPhiloxLanes;
+    philox(c, key.key0, key.key1);
+    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "lower halves come first");
+    for (int w = 0; w < 4; ++w) {
+      *reinterpret_cast<PhiloxWords*>(words[w] + i) = shuffle<0, 2, 4, 6>(
+          reinterpret_cast<PhiloxWords>(c[0][w]), reinterpret_cast<PhiloxWords>(c[1][w]));
+    }
   }
 }
 

@@ -43,43 +43,71 @@ namespace sda_fast::SDA_FAST_VARIANT {
 // that they do not depend on where a thread's share begins or ends.
 constexpr int kTileQuads = 16;
 constexpr int kTile = 4 * kTileQuads;
+static_assert(kRun % kTile == 0);
 
-// Fills z with the numbers of elements [first, first + kTile); kTile divides first.
+// Stores the four numbers of each quad side by side, for the groups whose lanes are those from
+// `lane` on of a vector of words, a register full: z is the place of the first.
 template <typename T>
-inline void normal_tile(NoiseKey key, uint32_t sample, int64_t first, T* z) {
-  const uint64_t quad = static_cast<uint64_t>(first) / 4;
-  uint32_t words[4][kTileQuads];
-  T numbers[4][kTileQuads];
-  noise_words(key, sample, quad, words);
-  for (int i = 0; i < kTileQuads; ++i) {
-    normal_pair(words[0][i], words[1][i], numbers[0][i], numbers[1][i]);
-  }
-  for (int i = 0; i < kTileQuads; ++i) {
-    normal_pair(words[2][i], words[3][i], numbers[2][i], numbers[3][i]);
-  }
-  for (int i = 0; i < kTileQuads; ++i) {
-    for (int k = 0; k < 4; ++k) z[4 * i + k] = numbers[k][i];
+constexpr int kStored = static_cast<int>(4 * kGroups / sizeof(T));
+
+template <typename T>
+SDA_FAST_FN void store_quads(const T (&numbers)[4][kTileQuads], int lane, T* z) {
+  if constexpr (kStored<T> == 0) {  // a quad is more than a register
+    for (int m = 0; m < 4; ++m) {
+      for (int k = 0; k < 4; ++k) z[4 * m + k] = numbers[k][lane + m];
+    }
+  } else {
+    typedef T Vector
+        __attribute__((vector_size(4 * kStored<T> * sizeof(T)), aligned(sizeof(T)), may_alias));
+    Vector n[4];
+    for (int k = 0; k < 4; ++k) n[k] = *reinterpret_cast<const Vector*>(numbers[k] + lane);
+    const Vector lower[2] = {shuffle<0, 4, 1, 5>(n[0], n[1]), shuffle<0, 4, 1, 5>(n[2], n[3])};
+    const Vector upper[2] = {shuffle<2, 6, 3, 7>(n[0], n[1]), shuffle<2, 6, 3, 7>(n[2], n[3])};
+    const Vector quads[4] = {
+        shuffle<0, 1, 4, 5>(lower[0], lower[1]), shuffle<2, 3, 6, 7>(lower[0], lower[1]),
+        shuffle<0, 1, 4, 5>(upper[0], upper[1]), shuffle<2, 3, 6, 7>(upper[0], upper[1])};
+    for (int m = 0; m < 4; ++m) *reinterpret_cast<Vector*>(z + 4 * kGroups * m) = quads[m];
   }
 }
 
-// Fills tiles [begin, end) of those of all samples, ceil(size / kTile) each.
+// Fills z with the numbers of elements [first, first + count), count rounded up to whole tiles;
+// kTile divides first. A loop over tiles, so that the keys of all rounds are made once.
 template <typename T>
-inline void philox_normal(const PhiloxNormal<T>& p, int64_t begin, int64_t end) {
-  const int64_t tiles = (p.size + kTile - 1) / kTile;
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t b = item / tiles, first = item % tiles * kTile;
-    const auto sample = static_cast<uint32_t>(p.first_sample + b);
-    const int64_t n = p.size - first < kTile ? p.size - first : kTile;
-    T* out = p.out + b * p.size + first;
-    if constexpr (sizeof(T) == sizeof(Accumulate<T>)) {
-      if (n == kTile) {
-        normal_tile(p.key, sample, first, out);
-        continue;
+inline void normal_tiles(NoiseKey key, uint32_t sample, int64_t first, int64_t count, T* z) {
+  for (int64_t i = 0; i < count; i += kTile) {
+    uint32_t words[4][kTileQuads];
+    T numbers[4][kTileQuads];
+    noise_words(key, sample, static_cast<uint64_t>(first + i) / 4, words);
+    for (int k = 0; k < kTileQuads; ++k) {
+      normal_pair(words[0][k], words[1][k], numbers[0][k], numbers[1][k]);
+      normal_pair(words[2][k], words[3][k], numbers[2][k], numbers[3][k]);
+    }
+    for (int lane = 0; lane < kTileQuads; lane += kVectorQuads) {
+      for (int group = 0; group < kGroups; group += kStored<T> > 0 ? kStored<T> : 1) {
+        store_quads(numbers, lane + 4 * group, z + i + 4 * (lane + group));
       }
     }
-    Accumulate<T> z[kTile];
-    normal_tile(p.key, sample, first, z);
-    narrow(z, out, n);
+  }
+}
+
+// Fills runs [begin, end) of those of all samples, ceil(size / kRun) each.
+template <typename T>
+inline void philox_normal(const PhiloxNormal<T>& p, int64_t begin, int64_t end) {
+  const int64_t runs = (p.size + kRun - 1) / kRun;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t b = item / runs, first = item % runs * kRun;
+    const auto sample = static_cast<uint32_t>(p.first_sample + b);
+    const int64_t n = p.size - first < kRun ? p.size - first : kRun;
+    T* out = p.out + b * p.size + first;
+    int64_t whole = 0;
+    if constexpr (sizeof(T) == sizeof(Accumulate<T>)) {
+      whole = n / kTile * kTile;
+      normal_tiles(p.key, sample, first, whole, out);
+      if (whole == n) continue;
+    }
+    Accumulate<T> z[kRun];
+    normal_tiles(p.key, sample, first + whole, n - whole, z);
+    narrow(z, out + whole, n - whole);
   }
 }
 
