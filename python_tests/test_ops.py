@@ -127,6 +127,21 @@ def test_compose_of_a_published_plan_is_exact(dtype: torch.dtype) -> None:
     assert torch.equal(native("compose", native("gather", x, start, weight), start, weight, 17), x)
 
 
+@pytest.mark.parametrize("kind", [CENTRE, JUNCTION, RAGGED])
+@pytest.mark.parametrize("row", [15, 16, 17, 300, 1100])
+def test_compose_of_long_rows(row: int, kind: str) -> None:
+    """Rows of more than a cache line are asked for ahead, of the next sample too."""
+    for states, window in ((5, 5), (33, 9), (130, 5)):
+        start, weight = plan(kind, states, window)
+        windows = torch.randn(3, len(start), window * row)
+        x = torch.randn(3, states, row)
+        expected = reference.compose(windows.double(), start, weight, states)
+        composed, denoised = native("compose_denoise", windows, start, weight, x, 0.7, 0.4)
+        torch.testing.assert_close(composed.double(), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(denoised, (x - 0.4 * composed) / 0.7)
+        assert torch.equal(native("compose", windows, start, weight, states), composed)
+
+
 def test_rows_of_weight_zero_are_not_read() -> None:
     start, weight = plan(RAGGED, 11, 4)
     windows = torch.randn(2, len(start), 4, 3)

@@ -16,8 +16,10 @@ Tensor compose(const Tensor& windows, const Tensor& start, const Tensor& weight,
 
   dispatch(windows, [&]<typename T>(T) {
     const Compose<T> args = compose_args<T>(of, out);
-    for_items(args.batch * length, args.row,
-              [&](int64_t begin, int64_t end) { loops_of<T>().compose(args, begin, end); });
+    const std::vector<int64_t> only = only_rows(args);
+    for_items(args.batch * length, args.row, [&](int64_t begin, int64_t end) {
+      loops_of<T>().compose(args, only.data(), begin, end);
+    });
   });
   return out;
 }

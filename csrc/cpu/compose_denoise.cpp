@@ -27,9 +27,10 @@ std::tuple<Tensor, Tensor> compose_denoise(const Tensor& windows, const Tensor& 
   dispatch(x, [&]<typename T>(T) {
     const Compose<T> composition = compose_args<T>(of, eps);
     const Linear<T> denoise = linear_args<T>(terms, out);
+    const std::vector<int64_t> only = only_rows(composition);
     const int64_t row = composition.row;
     for_tiles(composition.batch * of.length, row, [&](int64_t begin, int64_t end) {
-      loops_of<T>().compose(composition, begin, end);
+      loops_of<T>().compose(composition, only.data(), begin, end);
       loops_of<T>().linear(denoise, begin * row, end * row);
     });
   });

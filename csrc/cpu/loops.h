@@ -22,7 +22,7 @@ namespace sda_fast {
 template <typename T>
 struct Loops {
   void (*gather)(const Gather<T>&, int64_t begin, int64_t end);
-  void (*compose)(const Compose<T>&, int64_t begin, int64_t end);
+  void (*compose)(const Compose<T>&, const int64_t* only, int64_t begin, int64_t end);
   void (*linear)(const Linear<T>&, int64_t begin, int64_t end);
   void (*philox_normal)(const PhiloxNormal<T>&, int64_t begin, int64_t end);
   void (*langevin_sums)(const Langevin<T>&, double* scratch, int64_t begin, int64_t end);

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <vector>
+
 #include "../checks.h"
+#include "../kernels/compose.h"
 
 namespace sda_fast::cpu {
 
@@ -23,6 +26,23 @@ inline void check_plan_values(const Tensor& start, const Tensor& weight, int64_t
             ", must lie in the trajectory's ", length, " state(s), but is ", state, ".");
     }
   }
+}
+
+// Of each state, where in a sample's windows the row lies that alone makes it up, of weight +1, or
+// -1.
+template <typename T>
+std::vector<int64_t> only_rows(const Compose<T>& c) {
+  constexpr int64_t kNone = -2, kOther = -1;
+  std::vector<int64_t> only(c.length, kNone);
+  for (int64_t n = 0; n < c.count; ++n) {
+    for (int64_t j = 0; j < c.window; ++j) {
+      const int8_t weight = c.weight[n * c.window + j];
+      if (weight == 0) continue;
+      int64_t& place = only[c.start[n] + j];
+      place = place == kNone && weight > 0 ? n * c.window_stride + j * c.row : kOther;
+    }
+  }
+  return only;
 }
 
 }  // namespace sda_fast::cpu

@@ -46,74 +46,93 @@ SDA_FAST_FN int64_t first_window(const int64_t* start, int64_t count, int64_t st
 
 #ifndef SDA_FAST_GPU
 
-// The one row that is state i, where it is made of one with weight +1 among windows [low, high), as
-// all are in a published plan: it need not be computed with. Else null.
+// Rows that follow each other in the result lie a window apart, which hardware does not foresee:
+// they are asked for this many bytes of the result before they are needed. (Shorter rows than a
+// line of the cache are near enough.)
+constexpr int64_t kAheadBytes = 4096, kLineBytes = 64;
+
+// Asks for a row; where it lies beyond the windows, for nothing that is used.
 template <typename T>
-inline const T* only_row(const Compose<T>& c, int64_t b, int64_t i, int64_t low, int64_t high) {
-  const T* only = nullptr;
-  for (int64_t n = low; n < high; ++n) {
-    const int64_t j = i - c.start[n];
-    const int8_t weight = c.weight[n * c.window + j];
-    if (weight == 0) continue;
-    if (weight < 0 || only != nullptr) return nullptr;
-    only = c.windows + b * c.batch_stride + n * c.window_stride + j * c.row;
+SDA_FAST_FN void prefetch_row(const Compose<T>& c, int64_t place) {
+  const auto row =
+      reinterpret_cast<uintptr_t>(c.windows) + static_cast<uintptr_t>(place) * sizeof(T);
+  for (uintptr_t byte = 0; byte < static_cast<uintptr_t>(c.row) * sizeof(T); byte += kLineBytes) {
+    __builtin_prefetch(reinterpret_cast<const void*>(row + byte));
   }
-  return only;
 }
 
-// Composes states [begin, end) of the batch * length there are. The range of windows moves along
-// with the state: it is searched for once per trajectory and call.
+// State i of sample b, of windows [low, high). `ahead` is in windows.
 template <typename T>
-inline void compose(const Compose<T>& c, int64_t begin, int64_t end) {
-  int64_t low = 0, high = 0;
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t b = item / c.length, i = item % c.length;
-    if (item == begin || i == 0) {
-      low = high = first_window(c.start, c.count, i - c.window + 1);
-    }
-    while (low < c.count && c.start[low] <= i - c.window) ++low;
-    if (high < low) high = low;
-    while (high < c.count && c.start[high] <= i) ++high;
-
-    if (const T* only = only_row(c, b, i, low, high)) {
-      T* out = c.out + item * c.row;
-      if (c.row >= 16) {
-        __builtin_memcpy(out, only, static_cast<uint64_t>(c.row) * sizeof(T));
+inline void compose_state(const Compose<T>& c, int64_t b, int64_t i, int64_t low, int64_t high,
+                          int64_t ahead) {
+  for_runs<T>(c.row, [&](int64_t place, int64_t size) {
+    Narrowed<T> sum(c.out + (b * c.length + i) * c.row + place);
+    bool empty = true;
+    for (int64_t n = low; n < high; ++n) {
+      const int64_t j = i - c.start[n];
+      const int8_t weight = c.weight[n * c.window + j];
+      if (weight == 0) continue;
+      const int64_t first = b * c.batch_stride + n * c.window_stride + j * c.row;
+      if (ahead > 0) prefetch_row(c, first + ahead * c.window_stride);
+      const Widened<T> row(c.windows + first + place, size);
+      if (empty && weight > 0) {
+        SDA_FAST_INDEPENDENT
+        for (int64_t e = 0; e < size; ++e) sum[e] = row[e];
+      } else if (empty) {
+        SDA_FAST_INDEPENDENT
+        for (int64_t e = 0; e < size; ++e) sum[e] = -row[e];
+      } else if (weight > 0) {
+        SDA_FAST_INDEPENDENT
+        for (int64_t e = 0; e < size; ++e) sum[e] += row[e];
       } else {
-        for (int64_t e = 0; e < c.row; ++e) out[e] = only[e];
+        SDA_FAST_INDEPENDENT
+        for (int64_t e = 0; e < size; ++e) sum[e] -= row[e];
       }
-      continue;
+      empty = false;
     }
+    if (empty) {
+      for (int64_t e = 0; e < size; ++e) sum[e] = 0;
+    }
+    sum.store(size);
+  });
+}
 
-    for_runs<T>(c.row, [&](int64_t place, int64_t size) {
-      Narrowed<T> sum(c.out + item * c.row + place);
-      bool empty = true;
-      for (int64_t n = low; n < high; ++n) {
-        const int64_t j = i - c.start[n];
-        const int8_t weight = c.weight[n * c.window + j];
-        if (weight == 0) continue;
-        const T* window = c.windows + b * c.batch_stride + n * c.window_stride;
-        const Widened<T> row(window + j * c.row + place, size);
-        if (empty && weight > 0) {
-          SDA_FAST_INDEPENDENT
-          for (int64_t e = 0; e < size; ++e) sum[e] = row[e];
-        } else if (empty) {
-          SDA_FAST_INDEPENDENT
-          for (int64_t e = 0; e < size; ++e) sum[e] = -row[e];
-        } else if (weight > 0) {
-          SDA_FAST_INDEPENDENT
-          for (int64_t e = 0; e < size; ++e) sum[e] += row[e];
-        } else {
-          SDA_FAST_INDEPENDENT
-          for (int64_t e = 0; e < size; ++e) sum[e] -= row[e];
-        }
-        empty = false;
+// Composes states [begin, end) of the batch * length there are. only (length): where in a sample's
+// windows the one row lies that is the state, of weight +1, as all states of a published plan are:
+// it need not be computed with. Else -1: the range of windows that reach the state is found, by a
+// search once per trajectory and call, as it moves along with the state.
+template <typename T>
+inline void compose(const Compose<T>& c, const int64_t* only, int64_t begin, int64_t end) {
+  const int64_t bytes = c.row * static_cast<int64_t>(sizeof(T));
+  const int64_t ahead = bytes >= kLineBytes ? kAheadBytes / bytes : 0;
+  const int64_t windows_ahead = ahead * c.count / c.length;
+  int64_t b = begin / c.length, i = begin % c.length;
+  int64_t low = -1, high = -1;
+  for (int64_t item = begin; item < end; ++item) {
+    if (only[i] >= 0) {
+      const T* row = c.windows + b * c.batch_stride + only[i];
+      T* out = c.out + item * c.row;
+      const int64_t next = i + ahead < c.length ? i + ahead : i + ahead - c.length;
+      if (ahead > 0 && next < c.length) {
+        prefetch_row(c, (next < i ? b + 1 : b) * c.batch_stride + only[next]);
       }
-      if (empty) {
-        for (int64_t e = 0; e < size; ++e) sum[e] = 0;
+      if (c.row >= 16) {
+        __builtin_memcpy(out, row, static_cast<uint64_t>(bytes));
+      } else {
+        for (int64_t e = 0; e < c.row; ++e) out[e] = row[e];
       }
-      sum.store(size);
-    });
+    } else {
+      if (low < 0) low = high = first_window(c.start, c.count, i - c.window + 1);
+      while (low < c.count && c.start[low] <= i - c.window) ++low;
+      if (high < low) high = low;
+      while (high < c.count && c.start[high] <= i) ++high;
+      compose_state(c, b, i, low, high, windows_ahead);
+    }
+    if (++i == c.length) {
+      i = 0;
+      ++b;
+      low = -1;
+    }
   }
 }
 
