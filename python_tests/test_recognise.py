@@ -287,6 +287,46 @@ def test_guidance_of_some_times_is_called(network: Windows, times: tuple[float, 
     assert not agrees(guide, twin(guide), torch.randn(2, 20, 3))
 
 
+class Seen(Windows):
+    """Remembers the trajectories that it was evaluated on."""
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        self.shapes = [*getattr(self, "shapes", []), x.shape]
+        return super().forward(x, t, c)
+
+
+@pytest.mark.parametrize("law", list(GUIDED))
+def test_comparing_evaluates_a_few_windows(law: str):
+    """A long trajectory may fit into memory by the twin alone."""
+    network = Seen().requires_grad_(False)
+    score = GUIDED[law](network)
+    if law != "prior":
+        score.y = torch.zeros(63, 1)
+    assert agrees(score, twin(score), torch.randn(2, 500, 3))
+    assert network.shapes == [(1, 20, 3)] * 3
+
+
+@pytest.mark.parametrize("law", ["gaussian", "dps"])
+def test_guidance_of_a_look_alike_does_not_agree(law: str):
+    score = GUIDED[law](OtherForward().requires_grad_(False))
+    assert twin(score) is not None
+    assert not agrees(score, twin(score), torch.randn(2, 20, 3))
+
+
+class OfItsOrder(Guidance):
+    """Looks at more of the network than its estimate."""
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        assert x.shape[1] > 2 * self.sde.eps.order
+        return super().forward(x, t, c)
+
+
+def test_guidance_that_knows_its_network_agrees(network: Windows):
+    score = OfItsOrder(network)
+    assert agrees(score, twin(score), torch.randn(2, 20, 3))
+    assert score.sde.eps is network
+
+
 def test_what_asks_for_more_is_not_used(network: Windows):
     """Here what is predicted broadcasts to what was observed, which ours refuses."""
     guide = Guidance(network)

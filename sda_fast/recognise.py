@@ -8,6 +8,7 @@ agreed with the original on numbers (:func:`agrees`).
 
 __all__ = ["agrees", "twin"]
 
+import copy
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from ._calls import hooked
 from ._kept import keeping
 from ._precision import exact_products
-from .guidance import DPSGaussianScore, GaussianScore, Guidance
+from .guidance import DPSGaussianScore, GaussianScore, Guidance, context_for
 from .kernels import ForcedScoreUNet
 from .nn import ACTIVATIONS
 from .score import MCScoreNet, MCScoreWrapper, ScoreNet, ScoreUNet, sampling
@@ -43,19 +44,18 @@ def twin(eps: Any) -> Any | None:
     if isinstance(eps, nn.Module) and any(map(hooked, eps.modules())):
         return None
     try:
-        return _guidance(eps) if hasattr(eps, "sde") else _network(eps)
+        if not hasattr(eps, "sde"):
+            return _network(eps)
+        network = eps.sde.eps
+        network = network if isinstance(network, OWN) else twin(network)
+        return None if network is None else _guidance(eps, network)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return None  # it lacks a part, or a part does not fit: another structure
 
 
-def _guidance(score: Any) -> Guidance | None:
-    """Makes the twin of a guidance module: y, A, sde, and zeta or else std, gamma and detach."""
-    network = score.sde.eps
-    if not isinstance(network, OWN):
-        network = twin(network)
-    if network is None:
-        return None
-
+def _guidance(score: Any, network: nn.Module) -> Guidance:
+    """Makes the twin of a guidance module, y, A, sde, and zeta or else std, gamma and detach,
+    around a network."""
     process = SimpleNamespace(eps=network, mu=score.sde.mu, sigma=score.sde.sigma)
 
     if hasattr(score, "zeta"):
@@ -161,19 +161,72 @@ def _unet(kernel: Any) -> ScoreUNet:
     return ScoreUNet(last.out_channels, context, **structure)
 
 
-def agrees(
-    eps: Callable[..., Tensor], other: Callable[..., Tensor], x: Tensor, *context: Tensor | None
-) -> bool:
-    """Says whether two noise estimators agree on the first of some noisy states.
+def agrees(eps: Any, other: Any, x: Tensor, *context: Tensor | None) -> bool:
+    """Says whether a network or guidance module and its twin agree on the first of some noisy
+    states. That shall cost little beside a sample: windows are compared on a few of them, and
+    guidance apart from its network, around one that costs nothing, where it can be.
 
     Arguments:
         eps: The one.
-        other: The other.
+        other: Its twin.
         x: Pure noise, with shape (B, *event).
         context: The context, if any is passed.
     """
     with exact_products(x.device), sampling():
-        return all(_agree_at(t, eps, other, x, *context) for t in TIMES)
+        if not hasattr(eps, "sde"):
+            return _networks_agree(eps, other, x, *context)
+
+        network, ours = eps.sde.eps, other.sde.eps
+        passed = context_for(network, context[0] if context else None)
+        if ours is not network and not _networks_agree(network, ours, x, *passed):
+            return False
+        try:
+            trial = _Trial()
+            if _all_agree(_around(eps, trial), _guidance(eps, trial), x, *context):
+                return True
+        except (AttributeError, RuntimeError, TypeError, ValueError):
+            pass  # it asks for more than a network's estimate, or is not copied by its attributes
+        return _all_agree(eps, other, x, *context)
+
+
+def _networks_agree(eps: Any, other: Any, x: Tensor, *context: Tensor | None) -> bool:
+    """Compares on a few windows if the twin is of windows, unless the context is of the whole."""
+    if isinstance(other, MCScoreNet):
+        try:
+            return _all_agree(eps, other, x[:, : 4 * other.window], *context)
+        except (RuntimeError, ValueError):
+            pass
+    return _all_agree(eps, other, x, *context)
+
+
+class _Trial(nn.Module):
+    """What guidance is compared around: of state, time and context, with a Jacobian that is neither
+    diagonal nor symmetric."""
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        t = t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+        shift = t if c is None else t + c.to(x.dtype).mean()
+        return 0.5 * x.roll(1, -1) + (0.5 + 0.3 * t) * torch.sin(x + shift)
+
+
+def _around(score: Any, network: nn.Module) -> Any:
+    """Returns a copy of a guidance module that guides another network."""
+    copied, copied.sde = _shallow(score), _shallow(score.sde)
+    copied.sde.eps = network
+    return copied
+
+
+def _shallow(thing: Any) -> Any:
+    """Copies an object that shares its attributes, but not the lists of a module's."""
+    copied = copy.copy(thing)
+    if isinstance(thing, nn.Module):
+        for attributes in ("_modules", "_parameters", "_buffers"):
+            vars(copied)[attributes] = dict(vars(thing)[attributes])
+    return copied
+
+
+def _all_agree(eps: Any, other: Any, x: Tensor, *context: Tensor | None) -> bool:
+    return all(_agree_at(t, eps, other, x, *context) for t in TIMES)
 
 
 def _agree_at(
