@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..guidance import Level, Pieces
-from ..recognise import TOLERANCE
+from ..recognise import ROUGH
 from .plan import SamplingPlan
 
 # A capture costs about as much as four evaluations: two to warm up, one of each kind to compare.
@@ -97,4 +97,4 @@ def _agree(a: Tensor | None, b: Tensor | None) -> bool:
     a, b = a.double(), b.double()
     # noise at a time that it is not of may overflow, in both alike
     largest = float(a.nan_to_num().abs().max())
-    return torch.allclose(a, b, rtol=0.0, atol=TOLERANCE * largest, equal_nan=True)
+    return torch.allclose(a, b, rtol=0.0, atol=ROUGH * largest, equal_nan=True)
