@@ -2,6 +2,7 @@
 
 import math
 from itertools import product
+from types import SimpleNamespace
 
 import oracles
 import pytest
@@ -192,3 +193,36 @@ def test_adams_bashforth_integrates_polynomials(alpha: str, order: int):
             integral /= ratio(float(times[n + 1])) - ratio(float(times[n]))
             estimate = sum(float(weights[n, j] * times[n - j] ** p) for j in range(order))
             assert estimate == pytest.approx(integral, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "mu",
+    [
+        lambda t: 1 - 0.9 * t if t < 0.5 else 0.55 - 0.9 * (t - 0.5),
+        lambda t: 1 - 0.9 * float(t),
+        lambda t: (1 - 0.9 * t).reshape(1, 1, 1),
+    ],
+    ids=["branch", "number", "shape"],
+)
+def test_coefficients_of_a_level_of_one_time(mu):
+    process = SimpleNamespace(mu=mu, sigma=lambda t: torch.ones(()))
+    times = torch.linspace(1, 0, 5, dtype=torch.float64)
+    levels, ones = coefficients(process, times)
+    torch.testing.assert_close(levels, 1 - 0.9 * times)
+    assert torch.equal(ones, torch.ones_like(times))
+
+
+def test_coefficients_say_what_a_level_says():
+    def mu(t):
+        raise KeyError("no such level")
+
+    with pytest.raises(KeyError, match="no such level"):
+        coefficients(SimpleNamespace(mu=mu, sigma=mu), torch.linspace(1, 0, 5))
+
+
+def test_multistep_over_a_level_that_rests():
+    """Where the ratio of the levels ends as it began, no estimate moves the state."""
+    process = SimpleNamespace(mu=torch.ones_like, sigma=lambda t: t.clamp(min=0.5))
+    weights = adams_bashforth(process, torch.linspace(1, 0, 9), 3)
+    assert weights.isfinite().all()
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(8, dtype=torch.float64))

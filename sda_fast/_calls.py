@@ -9,6 +9,7 @@ __all__ = ["hooked", "own", "stands_for_call"]
 from typing import Any
 
 from torch import nn
+from torch.nn.modules import module as _torch
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -16,7 +17,8 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 def hooked(module: nn.Module) -> bool:
     """Says whether something is called beside a module, or in place of its class's forward."""
     attributes = vars(module)
-    return any([attributes[hooks] for hooks in HOOKS]) or "forward" in attributes
+    everywhere = any([getattr(_torch, "_global" + hooks, None) for hooks in HOOKS])
+    return everywhere or any([attributes[hooks] for hooks in HOOKS]) or "forward" in attributes
 
 
 def stands_for_call(f: Any, name: str) -> bool:

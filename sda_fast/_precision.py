@@ -4,6 +4,7 @@ __all__ = ["exact_products", "matmul_precision"]
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import torch
@@ -24,9 +25,18 @@ def matmul_precision(device: torch.device) -> str:
     return {"bf16": "medium", "tf32": "high"}.get(backend.matmul.fp32_precision, "highest")
 
 
+_setting = RLock()
+
+
 @contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
-    """Makes torch multiply without rounding factors for a `with` block, and on CUDA convolve so."""
+    """Makes torch multiply without rounding factors for a `with` block, and on CUDA convolve so:
+    all threads, of which one at a time does this, so that each finds what was set before."""
+    with _setting:
+        yield from _exactly(device)
+
+
+def _exactly(device: torch.device) -> Iterator[None]:
     backends: Any = torch.backends
     on_cuda = device.type == "cuda"
     settings = [backends.cuda.matmul, backends.mkldnn.matmul]

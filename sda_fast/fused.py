@@ -153,6 +153,8 @@ class FusedMLP:
 
         if len(activations) != 1:
             raise UnfusableError("its activations are not all the same")
+        if [(p.in_features, p.out_features) for p in self.linears] != self._sizes():
+            raise UnfusableError("its layers are not one between widths and two in each block")
         (self.activation,) = activations
 
         # the columns of the first layer: window, time embedding, context and mask
@@ -169,6 +171,16 @@ class FusedMLP:
         self.bfloat16, self.tf32 = self.packing.bfloat16, self.packing.tf32
         self.weights, self.transposed = packed.of(self.linears, self.columns, self.packing)
         self._last: tuple[tuple[Any, ...], Tensor | None, Tensor] | None = None  # a bias, and when
+
+    def _sizes(self) -> list[tuple[int, int]]:
+        """Returns the inputs and outputs of the linear layers that the operator knows."""
+        sizes, width = [], self.linears[0].in_features
+        for n, block in enumerate(self.widths):
+            if n == 0 or block != width:
+                sizes.append((width, block))
+            sizes += [(block, block)] * 2
+            width = block
+        return sizes
 
     def unserved(self, x: Tensor, t: Tensor | None, c: Tensor | None) -> str | None:
         """Returns why the operator cannot serve these arguments, or None if it can."""

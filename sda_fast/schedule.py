@@ -142,13 +142,34 @@ def coefficients(sde: Any, times: Tensor) -> tuple[Tensor, Tensor]:
     times = times.to(device="cpu", dtype=torch.float64)
 
     with torch.no_grad():
-        try:
-            mu, sigma = sde.mu(times), sde.sigma(times)
-        except RuntimeError:  # a process whose schedule has parameters on another device
-            times = times.to(sde.device.device)
-            mu, sigma = sde.mu(times), sde.sigma(times)
+        return _levels(sde.mu, times, sde), _levels(sde.sigma, times, sde)
 
-    return mu.cpu().double(), sigma.cpu().double()
+
+def _levels(level: Callable[[Tensor], Any], times: Tensor, sde: Any) -> Tensor:
+    """Evaluates a level at all times at once or, where it is a function of one time, at each; on
+    the device of the process if it has parameters there."""
+    device = getattr(sde, "device", times.device)
+    devices = dict.fromkeys((times.device, device.device if isinstance(device, Tensor) else device))
+
+    failed = None
+    for evaluate in (_at_once, _at_each):
+        for place in devices:
+            try:
+                return evaluate(level, times.to(place)).cpu().double()
+            except Exception as error:  # of a schedule of the user's own
+                failed = failed or error
+    raise failed or AssertionError
+
+
+def _at_once(level: Callable[[Tensor], Any], times: Tensor) -> Tensor:
+    levels = level(times)
+    if not isinstance(levels, Tensor) or levels.shape != times.shape:
+        raise TypeError(f"a level must have the shape of t, {tuple(times.shape)}, got {levels}")
+    return levels
+
+
+def _at_each(level: Callable[[Tensor], Any], times: Tensor) -> Tensor:
+    return torch.stack([torch.as_tensor(level(t)).double().reshape(()) for t in times])
 
 
 def adams_bashforth(sde: Any, times: Tensor, order: int, quadrature: int = 512) -> Tensor:
@@ -192,6 +213,8 @@ def adams_bashforth(sde: Any, times: Tensor, order: int, quadrature: int = 512) 
         for j, node in enumerate(nodes):
             others = torch.cat((nodes[:j], nodes[j + 1 :]))
             basis = ((middle[:, None] - others) / (node - others)).prod(dim=1)
-            weights[n, j] = (basis * measure).sum() / measure.sum()
+            # where the noise level ends as it began, a step moves nothing
+            total = measure.sum()
+            weights[n, j] = (basis * measure).sum() / total if total != 0 else float(j == 0)
 
     return weights

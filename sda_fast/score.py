@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
+from operator import is_not
 from typing import Any, TypeVar, cast
 
 import torch
@@ -27,12 +28,33 @@ from .nn import ResMLP, TimeEmbedding, UNet, broadcast
 MIN_ROWS = 32
 
 
+class _Parts:
+    """The modules, parameters and buffers of a network as they are at a time."""
+
+    def __init__(self, network: nn.Module):
+        lists = (
+            attributes
+            for module in network.modules()
+            for attributes in (module._modules, module._parameters, module._buffers)
+        )
+        self.lists = [(each, list(each.values())) for each in lists if each]
+        known = (p for p in network.parameters() if not p.is_inference())
+        self.versions = [(p, p._version) for p in known]
+
+    def unchanged(self) -> bool:
+        """Says whether they are the same now, as far as torch counts changes."""
+        for now, before in self.lists:
+            if len(now) != len(before) or any(map(is_not, now.values(), before)):
+                return False
+        return all([p._version == version for p, version in self.versions])
+
+
 @dataclass(frozen=True)
 class _Evaluation:
     """How composed networks are evaluated for now."""
 
     window_batch: int | None = None
-    fused: dict[nn.Module, FusedMLP | FusedUNet] = field(default_factory=dict)
+    fused: dict[nn.Module, tuple[_Parts, FusedMLP | FusedUNet]] = field(default_factory=dict)
 
 
 Fused = TypeVar("Fused", FusedMLP, FusedUNet)
@@ -42,7 +64,8 @@ _evaluation: ContextVar[_Evaluation | None] = ContextVar("evaluation", default=N
 
 @contextmanager
 def sampling(window_batch: int | None = None) -> Iterator[None]:
-    """Makes composed networks take their parameters and structure as constants for a `with` block.
+    """Makes composed networks look for changes of their parameters and structure only as far as
+    torch counts them, for a `with` block.
 
     Arguments:
         window_batch: The number of windows, over all samples, that a network evaluates in one
@@ -108,12 +131,13 @@ def _plan_tensors(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _remembered(network: nn.Module, make: Callable[[], Fused]) -> Fused | str:
-    """Returns what evaluates a network natively, within :func:`sampling` what was made first, or
-    why nothing can."""
+    """Returns what evaluates a network natively, within :func:`sampling` what was made before of
+    the same parameters, or why nothing can."""
     evaluation = _evaluation.get()
-    fused = evaluation.fused.get(network) if evaluation is not None else None
-    if fused is not None:
-        return cast(Fused, fused)
+    if evaluation is not None and network in evaluation.fused:
+        parts, known = evaluation.fused[network]
+        if parts.unchanged():
+            return cast(Fused, known)
 
     learns = evaluation is None and torch.is_grad_enabled()
     if learns and any(p.requires_grad for p in network.parameters()):
@@ -127,7 +151,7 @@ def _remembered(network: nn.Module, make: Callable[[], Fused]) -> Fused | str:
             fused = make()
     except UnfusableError as reason:
         return str(reason)
-    evaluation.fused[network] = fused
+    evaluation.fused[network] = _Parts(network), fused
 
     return fused
 

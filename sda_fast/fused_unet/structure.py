@@ -66,6 +66,8 @@ class Structure:
         strides = [plane(head.stride) for head in self.heads[1:]]
         if strides[::-1] != self.upsample:
             raise UnfusableError("it does not upsample by the strides that it downsamples by")
+        if not self.projections:
+            raise UnfusableError("it has no blocks")
         if len(self.activations) > 1:
             raise UnfusableError("its activations are not all the same")
 

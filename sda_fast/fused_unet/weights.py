@@ -113,7 +113,7 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 Kind = tuple[Precision, type[Convolution]]
 
-# Of each U-Net and each kind of weights the versions of its parameters, and what was made of those.
+# Of each U-Net and each kind of weights what they were made of, in which version, and the weights.
 _weights: WeakKeyDictionary[nn.Module, dict[Kind, tuple[Any, Weights]]]
 _weights = WeakKeyDictionary()
 
@@ -121,8 +121,19 @@ _weights = WeakKeyDictionary()
 def weights_of(
     network: nn.Module, structure: Structure, precision: Precision, convolve: type[Convolution]
 ) -> Weights:
-    """Returns the weights of a U-Net, made anew if its parameters changed."""
-    versions = [(id(p), p.data_ptr(), version(p)) for p in network.parameters()]
+    """Returns the weights of a U-Net, made anew if its parameters changed, or what else they are
+    made of."""
+    blocks = [block for level in (*structure.descent, *structure.ascent) for block in level]
+    layers = [*structure.heads, *structure.tails, *structure.projections]
+    layers += [convolution for first, second, *_ in blocks for convolution in (first, second)]
+    tensors = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
+    versions = (
+        structure.circular,
+        structure.around,
+        [getattr(layer, "stride", None) for layer in layers],
+        [(eps, shift.start, shift.stop) for _, _, eps, shift in blocks],
+        [(id(p), p.data_ptr(), version(p)) for p in tensors],
+    )
     known = _weights.setdefault(network, {})
     kind = (precision, convolve)
     if kind not in known or known[kind][0] != versions:

@@ -141,17 +141,17 @@ class Guidance(nn.Module):
     def at_once(self, x: Tensor, *context: Tensor | None) -> int:
         """Returns how many samples to guide at once: as many as their network is fastest for, or
         all where some cannot be guided without the others."""
-        best = getattr(self.sde.eps, "samples_at_once", None)
+        best = own(self.sde.eps, "samples_at_once")
         number = len(x) if best is None else max(best(x, *context), 1)
         if number >= len(x):
             return max(len(x), 1)
-        return number if self.separable(x[:number]) else len(x)
+        return number if self.separable(x[: max(number, 2)]) else len(x)
 
     def separable(self, x: Tensor) -> bool:
         """Says whether some samples of a batch can be guided without the others.
 
         Arguments:
-            x: These samples, fewer than all, with shape (b, *event).
+            x: Some samples, at least two, with shape (b, *event).
         """
         return True
 
@@ -169,7 +169,7 @@ class Guidance(nn.Module):
         """
         vjp: Vjp
         if self.detach:
-            eps, vjp = widened(self.sde.eps(x, t, *context), x).clone(), _detached
+            eps, vjp = widened(self.sde.eps(x.clone(), t, *context), x).clone(), _detached
         else:
             eps, vjp = linearise(self.sde.eps, x, t, *context)
         with exact(x):

@@ -76,7 +76,9 @@ class Estimator:
 
     def _evaluate(self, x: Tensor, t: Tensor, levels: tuple[Level, ...]) -> Tensor | Pieces:
         if not levels:
-            eps = widened(self.estimator(x, t, *self.context), x)
+            # the state is in memory that later steps write to, and another's network may keep it
+            given = x if isinstance(self.estimator, recognise.OWN) else x.clone()
+            eps = widened(self.estimator(given, t, *self.context), x)
             _check("sde.eps", eps, x)
             return eps
 

@@ -2,6 +2,7 @@
 
 __all__ = ["free_memory", "windows_that_fit"]
 
+import copy
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -93,13 +94,14 @@ def _try(network: Any, x: Tensor, tensors: dict[str, Tensor]) -> _Results | None
     meta: dict[str, Any] = {"dtype": x.dtype, "device": "meta"}
     window = torch.empty(1, network.features * network.window, *space, **meta)
     context = torch.empty(channels, *space, **meta) if channels else None
-    tensors = {name: value.detach().to("meta") for name, value in tensors.items()}
 
     results = _Results()
     try:
+        # a copy: what a kernel keeps of a call would be without memory, too
+        without = {id(value): value.detach().to("meta") for value in tensors.values()}
+        kernel = copy.deepcopy(network.kernel, without)
         with torch.no_grad(), results:
-            arguments = (window, torch.empty((), **meta), context)
-            torch.func.functional_call(network.kernel, tensors, arguments)
+            kernel(window, torch.empty((), **meta), context)
     except Exception:  # a network of the user's own
         return None
     return results

@@ -132,7 +132,8 @@ def make_plan(
             f"x1 must have shape {(*batch, *event)}, the batch shape and the event shape, got "
             f"{tuple(x1.shape)}"
         )
-    if c is not None and (c.dtype != dtype or c.device != device):
+    ours = isinstance(sde.eps, recognise.OWN)  # others may take what they like
+    if c is not None and ours and (c.dtype != dtype or c.device != device):
         raise TypeError(
             f"c must be {dtype} on {device}, as the state is, got {c.dtype} on {c.device}"
         )

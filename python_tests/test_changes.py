@@ -1,0 +1,281 @@
+"""What a user's code changes while samples are drawn, or between them, or keeps of a sample."""
+
+import copy
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from test_recognise import Windows
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.module import register_module_forward_hook
+
+from sda_fast import VPSDE, GaussianScore, LikelihoodScore, MCScoreNet, ScoreUNet, explain, sample
+from sda_fast import nn as own
+
+EVENT = (7, 3)
+
+
+def windows(activation: type[nn.Module] = nn.SiLU) -> MCScoreNet:
+    torch.manual_seed(0)
+    return MCScoreNet(
+        3, order=1, embedding=8, hidden_features=[16] * 2, activation=activation
+    ).requires_grad_(False)
+
+
+def agree(eps: nn.Module, event: tuple[int, ...] = EVENT) -> None:
+    """Asserts that samples are what calls of the module make them."""
+    sde = VPSDE(eps, event)
+    first, expected = (
+        sample(copy.deepcopy(sde), (2,), steps=4, seed=1, backend=backend)
+        for backend in ("auto", "reference")
+    )
+    assert float((first - expected).norm() / expected.norm()) < 1e-4
+
+
+# While samples are drawn
+
+
+class Ensemble(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = windows()
+        self.members = [
+            {name: p + 0.1 * i for name, p in self.network.named_parameters()} for i in range(3)
+        ]
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        return sum(functional_call(self.network, p, (x, t, c)) for p in self.members) / 3  # type: ignore[return-value]
+
+
+class ScaledInPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.original = windows(), windows()
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        pairs = zip(self.network.parameters(), self.original.parameters(), strict=True)
+        with torch.no_grad():
+            for p, q in pairs:
+                p.copy_((0.5 + t) * q)
+        return self.network(x, t, c)
+
+
+class ExpertOfATime(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = windows()
+        self.late = copy.deepcopy(self.network.kernel)
+        self.early = copy.deepcopy(self.network.kernel)
+        for p in self.early.parameters():
+            p.mul_(1.5)
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        self.network.kernel = self.early if t > 0.5 else self.late
+        return self.network(x, t, c)
+
+
+class Momentum(nn.Module):
+    """Keeps the state that it was given last."""
+
+    last: Tensor | None = None
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        eps = 0.9 * x if self.last is None else 0.9 * x - 0.3 * (x - self.last)
+        self.last = x
+        return eps
+
+
+@pytest.mark.parametrize("make", [Ensemble, ScaledInPlace, ExpertOfATime])
+def test_weights_that_change_with_time(make: Any):
+    agree(make())
+
+
+def test_a_state_that_is_kept():
+    """It stays what it was when the estimate was asked for."""
+    x1 = torch.randn(2, *EVENT)
+    sde = VPSDE(Momentum(), EVENT)
+    result = sample(sde, (2,), steps=4, x1=x1)
+
+    eps, x = Momentum(), x1
+    times = torch.linspace(1, 0, 5, dtype=torch.float64)
+    for t, s in pairwise(times):
+        r = sde.mu(s) / sde.mu(t)
+        x = float(r) * x + float(sde.sigma(s) - r * sde.sigma(t)) * eps(x, t)
+    torch.testing.assert_close(result, x, rtol=1e-4, atol=1e-5)
+
+
+# Between samples
+
+
+def unet() -> ScoreUNet:
+    torch.manual_seed(0)
+    return ScoreUNet(
+        2, spatial=2, embedding=8, hidden_channels=[8, 16], hidden_blocks=[3, 1], kernel_size=3
+    ).requires_grad_(False)
+
+
+def tie(block: nn.Module, other: nn.Module) -> None:
+    """Gives a block the parameters of another."""
+    for name, p in other.named_parameters():
+        module, _, last = name.rpartition(".")
+        setattr(block.get_submodule(module), last, p)
+
+
+@pytest.mark.parametrize("change", ["eps", "padding", "tied"])
+def test_a_u_net_that_changes_but_for_its_parameters(change: str):
+    network, event = unet(), (2, 8, 8)
+    first, second, third = network.network.descent[0]
+    tie(third, first)
+    before = sample(VPSDE(network, event), (2,), steps=4, seed=1)
+    if change == "tied":
+        tie(third, second)
+    for module in network.modules():
+        if change == "eps" and isinstance(module, own.LayerNorm):
+            module.eps = 0.5
+        if change == "padding" and isinstance(module, nn.Conv2d):
+            module.padding_mode = "circular"
+    after, expected = (
+        sample(VPSDE(network, event), (2,), steps=4, seed=1, backend=backend)
+        for backend in ("auto", "reference")
+    )
+    assert not torch.allclose(after, before, rtol=1e-3)
+    assert float((after - expected).norm() / expected.norm()) < 1e-4
+
+
+@pytest.mark.parametrize("depth", ["appended", "between", "bottleneck"])
+def test_a_residual_mlp_of_more_layers_is_called(depth: str):
+    network = windows()
+    layers = network.kernel.network
+    if depth == "appended":
+        layers.append(nn.Linear(9, 9))
+    elif depth == "between":
+        layers.insert(2, nn.Linear(16, 16))
+    else:
+        layers[1][1], layers[1][3] = nn.Linear(16, 4), nn.Linear(4, 16)
+    agree(network.requires_grad_(False))
+
+
+def test_a_u_net_without_blocks():
+    network = ScoreUNet(2, spatial=2, hidden_channels=[8], hidden_blocks=[0])
+    agree(network.requires_grad_(False), (2, 8, 8))
+
+
+@pytest.fixture
+def _hook_of_all_modules() -> Iterator[None]:
+    handle = register_module_forward_hook(
+        lambda module, args, y: 1.1 * y if isinstance(module, nn.SiLU) else None
+    )
+    yield
+    handle.remove()
+
+
+@pytest.mark.usefixtures("_hook_of_all_modules")
+def test_hooks_of_all_modules():
+    agree(windows())
+
+
+# What is kept
+
+
+class Positions(nn.Module):
+    """Makes what it adds to its input at the first call."""
+
+    positions: Tensor | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(9, 9)
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        if self.positions is None:
+            self.positions = torch.linspace(-1, 1, x.shape[-1], device=x.device)
+        return self.layer(x + self.positions)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(9, 9)
+        self.again = self.layer
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        return self.again(torch.tanh(self.layer(x)))
+
+
+@pytest.mark.parametrize("kernel", [Positions, Twice])
+def test_a_plan_leaves_the_network_as_it_is(kernel: Any):
+    """How many windows fit into memory is found out by a copy that has none."""
+    network = windows()
+    network.kernel = kernel().requires_grad_(False)
+    explain(VPSDE(network, EVENT), (2,))
+    assert not any(p.is_meta for p in network.parameters())
+    assert getattr(network.kernel, "positions", None) is None
+    agree(network)
+
+
+# Samples that are not independent
+
+
+def test_operators_that_couple_samples():
+    """A batch is not split then, however large."""
+    network = MCScoreNet(3, order=2, hidden_features=[128] * 3).requires_grad_(False)
+    prior = VPSDE(network, (33, 3))
+    x = torch.randn(512, 33, 3)
+
+    def A(x: Tensor) -> Tensor:
+        return (x - 0.9 * x.mean(0))[:, ::8]
+
+    def log_prob(x: Tensor) -> Tensor:
+        return -A(x).square().flatten(1).sum(1)
+
+    for guide in (
+        GaussianScore(torch.randn(5, 3), A, 1.0, prior),
+        LikelihoodScore(log_prob, prior),
+    ):
+        assert guide.at_once(x) == len(x)
+    apart = GaussianScore(torch.randn(5, 3), lambda x: x[:, ::8], 1.0, prior)
+    assert apart.at_once(x) < len(x)
+
+
+# Threads
+
+
+def test_threads_leave_the_precision_as_it_was():
+    """Another package's network is compared with its twin by exact products."""
+    sde = VPSDE(Windows(order=1).requires_grad_(False), EVENT)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda n: sample(sde, (2,), steps=2, seed=n), range(40)))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+# Context
+
+
+def test_labels_as_context():
+    """A network of the user's own takes what it likes."""
+
+    class Labelled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift = nn.Embedding(4, 3)
+
+        def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+            return 0.9 * x + self.shift(c)[:, None]
+
+    labels = torch.tensor([1, 3])
+    sde = VPSDE(Labelled().requires_grad_(False), EVENT)
+    first, expected = (
+        sample(sde, (2,), labels, steps=4, seed=1, backend=backend)
+        for backend in ("auto", "reference")
+    )
+    torch.testing.assert_close(first, expected)
+    assert not torch.allclose(first, sample(sde, (2,), labels.flip(0), steps=4, seed=1))
