@@ -580,3 +580,21 @@ def test_other_networks_of_fields_have_no_twin(change: str):
     else:
         network.kernel.network.ascent[0].append(FieldBlock(16, nn.Identity))
     assert twin(network) is None
+
+
+@pytest.mark.parametrize("law", ["gaussian", "dps"])
+def test_guidance_that_a_callback_changes(network: Windows, law: str):
+    def change(step: int, t: float, x: Tensor) -> None:
+        if step == 2:
+            sde.eps.y = torch.ones(3, 1)
+            if law == "dps":
+                sde.eps.zeta = 0.1
+
+    results = []
+    for backend in ("native", "reference"):
+        sde = process(GUIDED[law](network))
+        results.append(sample(sde, (2,), steps=4, seed=1, backend=backend, callback=change))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(
+        results[0], sample(process(GUIDED[law](network)), (2,), steps=4, seed=1)
+    )

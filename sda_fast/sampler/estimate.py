@@ -3,6 +3,7 @@
 __all__ = ["Estimator"]
 
 from collections.abc import Sequence
+from operator import is_not
 from typing import Any
 
 import torch
@@ -31,8 +32,12 @@ class Estimator:
         self.context = context_for(sde.eps, c)
 
         twin = plan.estimator if plan.estimator is not sde.eps else None
+        # of a guidance twin the module, what that told, and the context to call it with
+        self.original: tuple[Any, list[Any], tuple[Tensor | None, ...]] | None = None
         if twin is not None and recognise.agrees(sde.eps, twin, noise, *self.context):
             self.estimator = twin
+            if hasattr(sde.eps, "sde"):
+                self.original = sde.eps, recognise.told(sde.eps), self.context
 
         grid = torch.tensor(plan.times, dtype=torch.float64)
         self.clock = grid.to(plan.device, plan.dtype)
@@ -52,6 +57,7 @@ class Estimator:
         """Evaluates the estimate for states (B, *event) at time n of the grid, in pieces where it
         is guided by one of this package's modules. Captured, it is in memory that the next
         evaluation overwrites."""
+        self._renew()
         graph = self.capture(x)
         if graph is not None:
             estimate = graph(n)
@@ -61,6 +67,21 @@ class Estimator:
         if self.clip is None:
             return estimate
         return self.clipped(self.combined(estimate, n), x, n, self.clip)
+
+    def _renew(self) -> None:
+        """Makes a guidance module's twin anew where a callback has changed the module."""
+        if self.original is None:
+            return
+        score, before, context = self.original
+        now = recognise.told(score)
+        if not any(map(is_not, now, before)):
+            return
+        self.graphs.clear()
+        twin = recognise.twin(score)
+        if twin is not None:
+            self.estimator, self.original = twin, (score, now, context)
+        else:  # of what it became
+            self.estimator, self.context, self.levels, self.original = score, context, [], None
 
     def capture(self, x: Tensor) -> Graph | None:
         """Returns the graph of an evaluation of a state, captured once, or None, with the reason
