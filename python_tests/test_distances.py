@@ -55,6 +55,18 @@ def test_wasserstein_in_one_dimension():
     assert wasserstein(x, y) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("p", [1, 2])
+def test_wasserstein_has_the_units_of_the_state(p: int):
+    """It is exact at any scale: where all members are near, or far, or one and the same."""
+    x, y = torch.randn(40, 5).double(), 0.1 + torch.randn(30, 5).double()
+    expected = wasserstein(x, y, p)
+    for scale in (10.0**k for k in range(-20, 21, 2)):
+        assert wasserstein(scale * x, scale * y, p) == pytest.approx(
+            scale * expected, rel=1e-9, abs=0
+        )
+    assert wasserstein(torch.ones(5, 3), torch.ones(4, 3), p) == 0
+
+
 def test_wasserstein_of_gaussians():
     """W2 of N(m, s^2) and N(m', s'^2) is ((m - m')^2 + (s - s')^2)^(1/2)."""
     grid = torch.from_numpy(stats.norm.ppf((torch.arange(500) + 0.5).numpy() / 500))

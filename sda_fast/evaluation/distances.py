@@ -42,10 +42,13 @@ def wasserstein(x: Tensor, y: Tensor, p: int = 1) -> float:
             "pip install POT"
         ) from error
 
-    cost = (_pairwise(x, y) ** p).cpu().numpy()
+    distance = _pairwise(x, y)
+    # the simplex compares costs with numbers of order one, beside which small ones are nothing
+    scale = float(distance.max()) or 1.0
+    cost = ((distance / scale) ** p).cpu().numpy()
     uniform = [torch.full((len(z),), 1 / len(z), dtype=torch.float64).numpy() for z in (x, y)]
 
-    return max(float(emd2(*uniform, cost, numItermax=10**7)), 0.0) ** (1 / p)
+    return scale * max(float(emd2(*uniform, cost, numItermax=10**7)), 0.0) ** (1 / p)
 
 
 def energy_distance(x: Tensor, y: Tensor, *, unbiased: bool = False) -> float:
