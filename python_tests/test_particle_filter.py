@@ -11,6 +11,7 @@ from sda_fast import Lorenz63, NoisyLorenz63
 from sda_fast.evaluation import (
     Gaussian,
     Observation,
+    Particles,
     kalman_filter,
     particle_filter,
     rts_smoother,
@@ -198,6 +199,15 @@ def test_diverged_particles_have_no_weight():
     particles = lorenz(log_likelihood)
     assert particles.ess[2] == pytest.approx(30)
     assert (particles.ancestors[3] >= 20).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_moments_leave_out_what_has_no_weight(value: float):
+    states = torch.tensor([[1.0, value, 3.0]])[..., None]
+    log_weights = torch.tensor([[0.25, 0.0, 0.75]]).double().log()
+    particles = Particles(states, log_weights, torch.arange(3)[None], torch.ones(1), 0.0)
+    assert float(particles.mean()) == pytest.approx(2.5)
+    assert float(particles.variance()) == pytest.approx(0.75)
 
 
 def test_degeneracy_is_told():

@@ -78,7 +78,9 @@ class Particles:
 
     def _average(self, x: Tensor) -> Tensor:
         weights = self.log_weights.exp()
-        return (weights.reshape(*weights.shape, *[1] * (x.ndim - 2)) * x).sum(dim=1)
+        weights = weights.reshape(*weights.shape, *[1] * (x.ndim - 2))
+        # a particle that diverged has no weight, but 0 times NaN is NaN
+        return (weights * x.where(weights > 0, 0.0)).sum(dim=1)
 
     def trajectories(self, n: int | None = None, *, generator: Generator | None = None) -> Tensor:
         """Draws trajectories from the posterior given all observations, by ancestry.
