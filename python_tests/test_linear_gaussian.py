@@ -200,6 +200,56 @@ def test_filter_is_conditioning_on_the_past(name: str):
             close(laws.covariance[i], covariance[at, at])
 
 
+def test_nan_is_not_observed():
+    """One element of a state, or a whole state, that is NaN is as if it were not asked for."""
+    chain, L = rotation(), 6
+    R = torch.tensor([[0.2, 0.05], [0.05, 0.1]])
+    y = torch.randn(3, 2)
+    y[0, 1] = y[2] = math.nan
+    observation = LinearObservation([1, 4, 5], torch.eye(2), R, y)
+
+    whole = LinearObservation([4], torch.eye(2), R, y[1:2])
+    law = posterior(chain, whole, L).condition(torch.eye(2 * L)[2:3], R[:1, :1], y[0, :1])
+    mean, covariance = posterior(chain, observation, L)
+    close(mean, law.mean)
+    close(covariance, law.covariance)
+    close(rts_smoother(chain, observation, L).mean.flatten(), law.mean)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_observations_are_taken_in_float64(dtype: torch.dtype):
+    chain = rotation()
+    H, R, y = torch.eye(2)[:1].to(dtype), torch.eye(1).to(dtype), torch.ones(2, 1).to(dtype)
+    observation = LinearObservation(range(2), H, R, y)
+    exact = LinearObservation([0, 1], H.double(), R.double(), y.double())
+    for smooth in (posterior, rts_smoother):
+        for law, expected in zip(
+            smooth(chain, observation, 4), smooth(chain, exact, 4), strict=True
+        ):
+            assert torch.equal(law, expected)
+
+
+@pytest.mark.parametrize("method", [posterior, kalman_filter, rts_smoother])
+def test_times_are_of_the_trajectory(method):
+    chain = rotation()
+    with pytest.raises(ValueError, match="times must be below the length, 9, but go up to 9"):
+        method(chain, observe(chain, [2, 9, 4]), 9)
+    for times in ([0, -1], [0, 1.5]):
+        with pytest.raises(ValueError, match=r"whole numbers from 0 on, got \[0, "):
+            observe(chain, times)
+
+
+def test_sizes_of_an_observation():
+    observation = observe(rotation(), [0, 3])
+    for name in ("H", "R", "y"):
+        x = getattr(observation, name)
+        for wrong in (x[:0], x[None], x[0]):
+            with pytest.raises(ValueError, match=r"H, R and y must have shapes .*, got shapes"):
+                replace(observation, **{name: wrong})
+    with pytest.raises(ValueError, match=r"y must be finite, or NaN .*, but is infinite"):
+        replace(observation, y=observation.y / 0)
+
+
 def test_one_state():
     chain = ar1()
     smoothed = rts_smoother(chain, observe(chain, [0]), 1)

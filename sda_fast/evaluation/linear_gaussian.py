@@ -51,8 +51,10 @@ class Gaussian(NamedTuple):
         Arguments:
             H: The observation matrix, with shape (m, n).
             R: The covariance of the observation noise, with shape (m, m).
-            y: The observation, with shape (m).
+            y: The observation, with shape (m). NaN stands for what was not observed.
         """
+        seen = ~y.isnan()
+        H, R, y = H[seen], R[seen][:, seen], y[seen]
         m, S = self
         gain = torch.linalg.solve(H @ S @ H.T + R, H @ S).T
         S = S - gain @ H @ S
@@ -177,7 +179,10 @@ class LinearObservation:
         times: The numbers :math:`i_n` of the states observed, counted from 0, with shape (N).
         H: The observation matrix, with shape (M, D).
         R: The covariance of the observation noise, with shape (M, M).
-        y: The observations, with shape (N, M).
+        y: The observations, with shape (N, M). NaN stands for what was not observed.
+
+    Raises:
+        ValueError: The sizes do not fit, y is infinite, or times are no numbers of states.
     """
 
     times: Sequence[int]
@@ -185,9 +190,40 @@ class LinearObservation:
     R: Tensor
     y: Tensor
 
+    def __post_init__(self) -> None:
+        times = [int(time) for time in self.times]
+        if times != list(self.times) or min(times, default=0) < 0:
+            raise ValueError(f"times must be whole numbers from 0 on, got {list(self.times)}")
+
+        N, M, D = len(times), self.y.shape[-1:], self.H.shape[-1:]
+        shapes = [tuple(x.shape) for x in (self.H, self.R, self.y)]
+        if shapes != [(*M, *D), (*M, *M), (N, *M)]:
+            raise ValueError(
+                f"H, R and y must have shapes (M, D), (M, M) and (N, M), for the {N} times, got "
+                f"shapes {shapes}"
+            )
+        if bool(self.y.isinf().any()):
+            raise ValueError("y must be finite, or NaN for what was not observed, but is infinite")
+
+        object.__setattr__(self, "times", times)
+        for name in ("H", "R", "y"):
+            object.__setattr__(self, name, getattr(self, name).double())
+
+    def within(self, length: int) -> list[int]:
+        """Returns the times, if all are of states of a trajectory.
+
+        Raises:
+            ValueError: One of them is not.
+        """
+        if max(self.times, default=-1) >= length:
+            raise ValueError(
+                f"times must be below the length, {length}, but go up to {max(self.times)}"
+            )
+        return list(self.times)
+
     def matrix(self, length: int) -> Tensor:
         """Returns the observation matrix of a trajectory, with shape (N M, L D)."""
-        rows = torch.eye(length, dtype=self.H.dtype)[list(self.times)]
+        rows = torch.eye(length, dtype=self.H.dtype)[self.within(length)]
         return torch.kron(rows, self.H)
 
     def covariance(self) -> Tensor:
@@ -213,11 +249,12 @@ def kalman_filter(
     """
     predicted: list[Gaussian] = []
     filtered: list[Gaussian] = []
+    times = observation.within(length)
 
     for i in range(length):
         law = chain.follow(filtered[-1]) if filtered else chain.first
         predicted.append(law)
-        for time, y in zip(observation.times, observation.y, strict=True):
+        for time, y in zip(times, observation.y, strict=True):
             if time == i:
                 law = law.condition(observation.H, observation.R, y)
         filtered.append(law)
