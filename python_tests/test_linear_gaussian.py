@@ -139,6 +139,20 @@ def test_chain_of_a_system():
     assert ((x.T.cov() - covariance).abs() < error).all()
 
 
+@pytest.mark.parametrize("name", list(CHAINS))
+def test_samples_of_several_laws(name: str):
+    """Each of them has its own: moments of 2^14 draws, to 5 standard errors."""
+    laws, n = CHAINS[name]().laws(3), 2**14
+    x = laws.sample((n,), generator=torch.Generator().manual_seed(0))
+    assert x.shape == (n, *laws.mean.shape)
+    assert laws.sample().shape == laws.mean.shape
+    for i, (mean, covariance) in enumerate(zip(*laws, strict=True)):
+        assert_law(x[:, i], Gaussian(mean, covariance), allowance=0)
+
+    alone = Gaussian(laws.mean[0], laws.covariance[0]).sample((2, 5))
+    assert alone.shape == (2, 5, laws.mean.shape[-1])
+
+
 @pytest.mark.parametrize("name", list(STATIONARY))
 def test_stationary(name: str):
     chain = STATIONARY[name]()

@@ -62,9 +62,9 @@ class Gaussian(NamedTuple):
         return Gaussian(m + gain @ (y - H @ m), (S + S.T) / 2)
 
     def sample(self, shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
-        """Draws from the law, with shape (*shape, n)."""
+        """Draws from the law, or from each of several, with shape (*shape, *, n)."""
         z = torch.randn(*shape, *self.mean.shape, dtype=self.mean.dtype, generator=generator)
-        return self.mean + z @ torch.linalg.cholesky(self.covariance).T
+        return self.mean + (z[..., None, :] @ torch.linalg.cholesky(self.covariance).mT)[..., 0, :]
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Returns the log-density of x (*, n), with shape (*)."""
