@@ -169,6 +169,16 @@ def test_systematic_is_unbiased():
 # Errors
 
 
+@pytest.mark.parametrize(
+    "weights",
+    [[], [0.0, 0.0], [1.0, math.nan], [1.0, math.inf], [-1.0, 3.0], [[1.0, 2.0]], 1.0, [1e308] * 2],
+    ids=str,
+)
+def test_weights_that_are_none(weights):
+    with pytest.raises(ValueError, match=r"weights must be of shape \(N\), none negative, .* sum"):
+        systematic(torch.tensor(weights, dtype=torch.float64), 5)
+
+
 def lorenz(log_likelihood):
     class Custom:
         def observed(self, step: int) -> bool:

@@ -40,7 +40,16 @@ def systematic(weights: Tensor, n: int, *, generator: Generator | None = None) -
 
     Returns:
         The indices in ascending order, each floor or ceil of n times its weight often.
+
+    Raises:
+        ValueError: A weight is negative, or the weights do not have a positive finite sum.
     """
+    total, negative = float(weights.double().sum()), int((weights < 0).sum())
+    if weights.ndim != 1 or negative or not 0 < total < math.inf:
+        raise ValueError(
+            f"weights must be of shape (N), none negative, with a positive finite sum, but are of "
+            f"shape {tuple(weights.shape)}, {negative} of them negative, with the sum {total}"
+        )
     edges = weights.double().cumsum(dim=0)
     u = torch.rand((), dtype=torch.float64, generator=generator)
     points = (torch.arange(n, dtype=torch.float64) + u) / n
