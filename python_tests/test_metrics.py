@@ -131,7 +131,7 @@ def test_log_likelihood():
 
 def test_errors():
     x, truth = torch.randn(5, 3), torch.randn(3)
-    for score in (crps, spread_skill, rank_histogram):
+    for score in (crps, spread_skill, rank_histogram, coverage):
         with pytest.raises(
             ValueError, match=r"the shape of a member, \(3,\), but has shape \(2,\)"
         ):
@@ -140,8 +140,14 @@ def test_errors():
         spread(x[:1])
     with pytest.raises(ValueError, match="2 or more members, but has shape"):
         crps(x[:1], truth, fair=True)
-    with pytest.raises(ValueError, match="hold NaN"):
-        rank_histogram(x, truth * math.nan)
+    with pytest.raises(ValueError, match=r"shape of the estimate, \(5, 3\), but has shape \(3,\)"):
+        rmse(x, truth)
+    for score in (rank_histogram, coverage):
+        with pytest.raises(ValueError, match="hold NaN"):
+            score(x, truth * math.nan)
+    for level in (0.0, 1.0, -0.5, 90, math.nan):
+        with pytest.raises(ValueError, match=f"level must be between 0 and 1, but is {level}"):
+            coverage(x, truth, level)
     with pytest.raises(ValueError, match="two ranks or more"):
         flatness(torch.tensor([3]))
     with pytest.raises(
@@ -154,6 +160,30 @@ def test_flatness_without_scipy(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(ImportError, match=r"needs SciPy: pip install 'sda-fast\[evaluation\]'"):
         flatness(torch.tensor([3, 4]))
+
+
+def test_coverage():
+    """The band of eleven members from 0 to 10 is from 1 to 9, its edges included."""
+    x = torch.arange(11)
+    truth = torch.tensor([0, 1, 5, 9, 10])
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.int64):
+        assert coverage(x.to(dtype), truth, 0.8) == pytest.approx(3 / 5)
+    members = x[:, None, None].expand(11, 5, 2)
+    assert coverage(members, truth[:, None].expand(5, 2), 0.8) == pytest.approx(3 / 5)
+
+    # several truths of the same shape
+    truths = truth[:, None, None] + torch.zeros(5, 2)
+    assert coverage(members, truths, 0.8) == pytest.approx(3 / 5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_rmse_does_not_overflow(scale: float):
+    x = scale * torch.tensor([3.0, -4.0])
+    assert rmse(x, 0 * x) / scale == pytest.approx(math.sqrt(12.5))
+    assert rmse(torch.tensor([300.0, -400.0]).half(), torch.zeros(2)) == pytest.approx(
+        100 * math.sqrt(12.5)
+    )
+    assert rmse(torch.tensor([3, -4]), torch.zeros(2)) == pytest.approx(math.sqrt(12.5))
 
 
 def test_fair_coverage():

@@ -28,8 +28,21 @@ from torch import Generator, Tensor
 
 
 def rmse(estimate: Tensor, truth: Tensor) -> float:
-    """Returns the root-mean-square error of an estimate, in the units of the state."""
-    return float((estimate - truth).square().mean().sqrt())
+    """Returns the root-mean-square error of an estimate, in the units of the state.
+
+    Arguments:
+        estimate: The estimate, with shape (*).
+        truth: The truth, with shape (*).
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if estimate.shape != truth.shape:
+        raise ValueError(
+            f"truth must have the shape of the estimate, {tuple(estimate.shape)}, but has shape "
+            f"{tuple(truth.shape)}"
+        )
+    return float((estimate.double() - truth.double()).square().mean().sqrt())
 
 
 def spread(ensemble: Tensor) -> float:
@@ -81,14 +94,18 @@ def coverage(ensemble: Tensor, truth: Tensor, level: float = 0.9, *, fair: bool 
 
     Arguments:
         ensemble: The members, with shape (N, *).
-        truth: The truth, with shape (*).
-        level: The share of the members that the band holds.
+        truth: The truth, with shape (*), or several, with shape (M, *).
+        level: The share of the members that the band holds, between 0 and 1.
         fair: Whether to widen the band, so that it holds the truth that often on average.
 
     Raises:
-        ValueError: The fair band is beyond all members: there are fewer than
-            (1 + level) / (1 - level).
+        ValueError: The shapes do not fit, something is NaN, the level is out of its range, or the
+            fair band is beyond all members: there are fewer than (1 + level) / (1 - level).
     """
+    _check(ensemble, truth, 1, several=True)
+    _numbers(ensemble, truth)
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, but is {level}")
     if fair:
         N = len(ensemble)
         wide = level * (N + 1) / max(N - 1, 1)
@@ -98,10 +115,10 @@ def coverage(ensemble: Tensor, truth: Tensor, level: float = 0.9, *, fair: bool 
                 f"{math.ceil((1 + level) / (1 - level) - 1e-9)} members, got {N}"
             )
         level = wide
-    edges = ensemble.new_tensor([(1 - level) / 2, (1 + level) / 2])
-    low, high = ensemble.quantile(edges, dim=0)
+    x = ensemble.double()
+    low, high = x.quantile(x.new_tensor([(1 - level) / 2, (1 + level) / 2]), dim=0)
 
-    return float(((low <= truth) & (truth <= high)).float().mean())
+    return float(((low <= truth) & (truth <= high)).double().mean())
 
 
 def crps(ensemble: Tensor, truth: Tensor, *, fair: bool = False) -> Tensor:
@@ -160,8 +177,7 @@ def rank_histogram(
         ValueError: The shapes do not fit, or something is NaN.
     """
     _check(ensemble, truth, 1)
-    if bool(ensemble.isnan().any()) or bool(truth.isnan().any()):
-        raise ValueError("ensemble and truth must be numbers, but hold NaN, which has no rank")
+    _numbers(ensemble, truth)
 
     below, ties = (ensemble < truth).sum(dim=0), (ensemble == truth).sum(dim=0)
     u = torch.rand(truth.shape, dtype=torch.float64, generator=generator).to(truth.device)
@@ -259,10 +275,16 @@ def _members(ensemble: Tensor, least: int) -> None:
         )
 
 
-def _check(ensemble: Tensor, truth: Tensor, least: int) -> None:
+def _check(ensemble: Tensor, truth: Tensor, least: int, several: bool = False) -> None:
     _members(ensemble, least)
-    if ensemble.shape[1:] != truth.shape:
+    member = ensemble.shape[1:]
+    if truth.shape != member and not (several and truth.shape[1:] == member):
         raise ValueError(
-            f"truth must have the shape of a member, {tuple(ensemble.shape[1:])}, but has shape "
+            f"truth must have the shape of a member, {tuple(member)}, but has shape "
             f"{tuple(truth.shape)}"
         )
+
+
+def _numbers(ensemble: Tensor, truth: Tensor) -> None:
+    if bool(ensemble.isnan().any()) or bool(truth.isnan().any()):
+        raise ValueError("ensemble and truth must be numbers, but hold NaN, which has no rank")
