@@ -88,33 +88,34 @@ def spread_skill(ensemble: Tensor, truth: Tensor) -> float:
 def coverage(ensemble: Tensor, truth: Tensor, level: float = 0.9, *, fair: bool = False) -> float:
     r"""Returns how much of the truth lies within the ensemble's central band.
 
-    The band of quantiles of few members is too narrow: of N members of the truth's own law it holds
-    the truth, on average, only :math:`(\text{level} (N - 1)) / (N + 1)` of the time. The fair band
-    is wider by as much, and so compares ensembles of several sizes.
+    The band of quantiles of few members is too narrow: of N members of the truth's own law, its
+    edges at the members of ranks i and j, it holds the truth only (j - i) / (N + 1) of the time on
+    average, about :math:`\text{level} (N - 1) / (N + 1)`. The fair band is wider by as much, and so
+    compares ensembles of several sizes. It is exact for any continuous law where its edges are
+    members, where (1 - level) (N + 1) / 2 is whole. Edges between two members are interpolated: for
+    uniform laws that is exact too, for others within 2 / (N + 1).
 
     Arguments:
         ensemble: The members, with shape (N, *).
         truth: The truth, with shape (*), or several, with shape (M, *).
         level: The share of the members that the band holds, between 0 and 1.
-        fair: Whether to widen the band, so that it holds the truth that often on average.
+        fair: Whether to widen the band, so that it holds the truth about that often on average.
 
     Raises:
         ValueError: The shapes do not fit, something is NaN, the level is out of its range, or the
-            fair band is beyond all members: there are fewer than (1 + level) / (1 - level).
+            fair band is beyond all members: there are fewer than (1 + level) / (1 - level), or 2.
     """
     _check(ensemble, truth, 1, several=True)
     _numbers(ensemble, truth)
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, but is {level}")
     if fair:
-        N = len(ensemble)
-        wide = level * (N + 1) / max(N - 1, 1)
-        if wide > 1:
+        N, least = len(ensemble), max(math.ceil((1 + level) / (1 - level) - 1e-9), 2)
+        if least > N:
             raise ValueError(
-                f"a fair band of level {level:g} needs at least "
-                f"{math.ceil((1 + level) / (1 - level) - 1e-9)} members, got {N}"
+                f"a fair band of level {level:g} needs at least {least} members, got {N}"
             )
-        level = wide
+        level = min(level * (N + 1) / (N - 1), 1.0)
     x = ensemble.double()
     low, high = x.quantile(x.new_tensor([(1 - level) / 2, (1 + level) / 2]), dim=0)
 
