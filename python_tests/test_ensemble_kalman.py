@@ -165,6 +165,19 @@ def test_divergence_is_an_error():
         ensemble_kalman_smoother(chain, observation, 10 * chain.prior((3,)))
 
 
+def test_whole_numbers():
+    """Initial states of whole numbers are states like others: nothing is truncated."""
+    chain = rotation()
+    observation, _ = observe()
+    x = torch.arange(100).reshape(50, 2) % 3
+    one, two = (
+        ensemble_kalman_smoother(chain, observation, x, generator=Generator().manual_seed(0))
+        for x in (x, x.float())
+    )
+    assert torch.equal(one, two)
+    assert not torch.equal(one, one.round())
+
+
 def test_operator_of_a_wrong_shape():
     chain = rotation()
     observation = Observation(torch.zeros(1, 1), lambda x: x, 1.0)

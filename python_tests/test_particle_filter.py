@@ -145,6 +145,20 @@ def test_seed():
     torch.testing.assert_close(one.states, two.states, rtol=0, atol=0)
 
 
+def test_whole_numbers():
+    """Initial states of whole numbers are states like others: nothing is truncated."""
+    x = torch.ones(50, 3, dtype=torch.int64)
+    observation = Observation(torch.ones(4, 1), lambda x: x[..., :1], 5.0)
+    one, two = (
+        particle_filter(
+            NoisyLorenz63(dt=0.025), observation, x, generator=Generator().manual_seed(0)
+        )
+        for x in (x, x.float())
+    )
+    assert one.states.dtype == torch.float32
+    assert torch.equal(one.states, two.states)
+
+
 @pytest.mark.parametrize("n", [1, 7, 1000])
 def test_systematic(n: int):
     weights = torch.tensor([0.0, 0.1, 0.0, 0.35, 0.55, 0.0])

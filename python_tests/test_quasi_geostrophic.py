@@ -60,6 +60,7 @@ def test_shapes(shape: tuple[int, ...]):
     assert x.shape == (*shape, 2, N, N)
     assert x.dtype == chain.transition(x).dtype == torch.float32
     assert chain.transition(x.double()).dtype == torch.float64
+    assert chain.transition(x.long()).dtype == torch.float32
     assert chain.trajectory(x, 2).shape == (2, *x.shape)
     assert torch.equal(chain.prior(shape, generator=generator()), x)
 

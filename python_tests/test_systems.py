@@ -97,6 +97,24 @@ def test_standardisation(name: str):
     torch.testing.assert_close(chain.preprocess(chain.postprocess(x)), x)
 
 
+@pytest.mark.parametrize("name", list(SYSTEMS))
+def test_whole_numbers(name: str):
+    """They are states like others: nothing is truncated."""
+    chain, size = SYSTEMS[name]
+    x = torch.arange(2 * size).reshape(2, size) % 3
+    for last in (False, True):
+        states = chain.trajectory(x, 3, last, generator=generator())
+        assert states.dtype == torch.float32
+        assert torch.equal(states, chain.trajectory(x.float(), 3, last, generator=generator()))
+    after = chain.transition(x.to(torch.int8), generator=generator())
+    assert torch.equal(after, chain.transition(x.float(), generator=generator()))
+    assert torch.equal(chain.trajectory(x, 0, last=True), x.float())
+    assert torch.equal(chain.preprocess(x), chain.preprocess(x.float()))
+    assert torch.equal(chain.postprocess(x), chain.postprocess(x.float()))
+    if hasattr(chain, "log_prob"):
+        assert torch.equal(chain.log_prob(x, x), chain.log_prob(x.float(), x.float()))
+
+
 def test_negative_length():
     with pytest.raises(ValueError, match="length must not be negative, got -1"):
         Lorenz63().trajectory(torch.zeros(3), -1)

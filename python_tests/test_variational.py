@@ -86,6 +86,15 @@ def test_lorenz():
         assert cost(best) < cost(best + step)
 
 
+def test_first_guess_of_whole_numbers():
+    chain = rotation()
+    observation, _ = observe()
+    analysis = four_d_var(chain, observation, torch.zeros(L, 2, dtype=torch.int64))
+    expected = four_d_var(chain, observation, torch.zeros(L, 2))
+    assert analysis.x.abs().max() > 0.1
+    assert torch.equal(analysis.x, expected.x)
+
+
 def test_not_converged_is_told():
     chain = rotation()
     observation, _ = observe()

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from ..systems.markov import floating
 from .observation import Observation
 
 
@@ -107,6 +108,7 @@ def ensemble_kalman_smoother(
         raise ValueError(f"inflation must be positive, but is {inflation}")
     factors = None if localisation is None else Localisation(*localisation)
 
+    x = floating(x)
     states = x.new_empty(n, length, *x.shape[1:])
     for i in range(length):
         x = chain.transition(x, generator=generator)

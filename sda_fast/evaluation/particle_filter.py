@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from ..systems.markov import floating
+
 # With an effective sample size below this at any step the filter warns.
 FEW = 10
 
@@ -165,6 +167,7 @@ def particle_filter(
 
     uniform = torch.full((n,), -math.log(n), dtype=torch.float64, device=x.device)
     same = torch.arange(n, device=x.device)
+    x = floating(x)
     states = x.new_empty(length, *x.shape)
     log_weights, ancestors = uniform.repeat(length, 1), same.repeat(length, 1)
     log_evidence = 0.0

@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..systems.markov import floating
+
 
 class Analysis(NamedTuple):
     """The result of a variational assimilation.
@@ -128,5 +130,5 @@ def four_d_var(
             stacklevel=2,
         )
 
-    states = torch.from_numpy(result.x).reshape(x.shape).to(x)
+    states = torch.from_numpy(result.x).reshape(x.shape).to(floating(x))
     return Analysis(states, history, gradient, converged)

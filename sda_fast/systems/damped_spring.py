@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from .markov import MarkovChain, gaussian_log_prob, normal
+from .markov import MarkovChain, floating, gaussian_log_prob, normal
 
 
 class DampedSpring(MarkovChain):
@@ -47,6 +47,7 @@ class DampedSpring(MarkovChain):
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the mean of the states that follow x (*, 4), and their standard deviations."""
+        x = floating(x)
         return x @ self.A.to(x).T + self.b.to(x), self.Sigma_x.diagonal().to(x).sqrt()
 
     def log_prob(self, x1: Tensor, x2: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from .markov import DiscreteODE, gaussian_log_prob, normal
+from .markov import DiscreteODE, floating, gaussian_log_prob, normal
 
 # The mean and standard deviation of a state on the attractor, by which it is standardised.
 MEAN = (0.0, 0.0, 25.0)
@@ -56,11 +56,13 @@ class Lorenz63(DiscreteODE):
     @staticmethod
     def preprocess(x: Tensor) -> Tensor:
         """Standardises physical states (*, 3)."""
+        x = floating(x)
         return (x - x.new_tensor(MEAN)) / x.new_tensor(STD)
 
     @staticmethod
     def postprocess(x: Tensor) -> Tensor:
         """Maps standardised states (*, 3) to physical ones."""
+        x = floating(x)
         return x.new_tensor(MEAN) + x.new_tensor(STD) * x
 
 

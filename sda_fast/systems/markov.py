@@ -1,12 +1,17 @@
 """Markov chains: the dynamical systems whose trajectories are assimilated."""
 
-__all__ = ["DiscreteODE", "MarkovChain", "gaussian_log_prob", "normal"]
+__all__ = ["DiscreteODE", "MarkovChain", "floating", "gaussian_log_prob", "normal"]
 
 import abc
 from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
+
+
+def floating(x: Tensor) -> Tensor:
+    """Returns states as they are, or whole numbers in torch's default type."""
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
 def normal(mean: Tensor, std: Tensor | float, generator: Generator | None = None) -> Tensor:
@@ -24,7 +29,7 @@ class MarkovChain(abc.ABC):
     """A first-order, time-invariant Markov chain.
 
     Every method is vectorised over leading dimensions. Randomness comes from `generator`, or from
-    torch's own.
+    torch's own. States of whole numbers are taken in torch's default type.
     """
 
     @abc.abstractmethod
@@ -52,6 +57,7 @@ class MarkovChain(abc.ABC):
         if length < 0:
             raise ValueError(f"length must not be negative, got {length}")
 
+        x = floating(x)
         states = x.new_empty(0 if last else length, *x.shape)
 
         for i in range(length):
@@ -109,6 +115,7 @@ class DiscreteODE(MarkovChain):
 
     def transition(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """Integrates the states over a time `dt`."""
+        x = floating(x)
         for _ in range(self.steps):
             x = self.rk4(x, self.dt / self.steps)
 

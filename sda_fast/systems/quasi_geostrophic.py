@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from .jax_solver import Solver, import_solver, random_keys
-from .markov import MarkovChain
+from .markov import MarkovChain, floating
 
 
 def _import() -> tuple[Any, Any]:
@@ -153,4 +153,4 @@ class QuasiGeostrophic(MarkovChain):
             )
 
         states = x.detach().to("cpu", torch.float64).reshape(-1, 2, self.size, self.size).numpy()
-        return self._solve("transition", states, x.shape[:-3]).to(x)
+        return self._solve("transition", states, x.shape[:-3]).to(floating(x))
