@@ -130,6 +130,17 @@ def test_upsample_is_periodic(mode: str):
     torch.testing.assert_close(upsample(torch.ones(4, 4), 3, mode), torch.ones(12, 12))
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_upsample_of_few_points(size: int, mode: str):
+    """Fields of one point along a side are as those that do not vary along it."""
+    x = field(3, 1, size)
+    y = upsample(x, 2, mode)
+    torch.testing.assert_close(y, upsample(x.expand(3, 8, size), 2, mode)[:, :2])
+    torch.testing.assert_close(upsample(x.roll(1, dims=-1), 2, mode), y.roll(2, dims=-1))
+    torch.testing.assert_close(upsample(x.mT, 2, mode), y.mT)
+
+
 @pytest.mark.parametrize("function", [vorticity, divergence, enstrophy, energy_spectrum])
 @pytest.mark.parametrize("shape", [(3, 8, 8), (8, 8), (2,)])
 def test_what_is_no_velocity(function, shape: tuple[int, ...]):

@@ -66,11 +66,12 @@ def upsample(x: Tensor, r: int = 2, mode: str = "bilinear") -> Tensor:
         raise ValueError(f"x must be fields (*, H, W) and r positive, got {(*x.shape,)} and {r}")
 
     *batch, h, w = x.shape
-    margin = min(2, h, w)  # two points are the reach of bicubic interpolation
+    # two points are the reach of bicubic interpolation; along a side of one point nothing varies
+    a, b = min(2, h), min(2, w)
 
-    y = pad(x.reshape(-1, 1, h, w), pad=(margin,) * 4, mode="circular")
+    y = pad(x.reshape(-1, 1, h, w), pad=(b, b, a, a), mode="circular")
     y = interpolate(y, scale_factor=(r, r), mode=mode)
-    y = y[..., margin * r : -margin * r, margin * r : -margin * r]
+    y = y[..., a * r : -a * r, b * r : -b * r]
 
     return y.reshape(*batch, r * h, r * w)
 
