@@ -174,6 +174,14 @@ def test_log_spectral_distance():
     corner = 100 * ((8 * a).cos() * (8 * b).cos()).expand(2, 16, 16)
     assert log_spectral_distance(base + corner, base) == pytest.approx(0, abs=1e-10)
 
+    # shells without energy in both, or in one
+    some, none = field(2, 8, 8), torch.zeros(2, 8, 8)
+    assert log_spectral_distance(none, none) == 0
+    assert log_spectral_distance(some, none) == log_spectral_distance(none, some) == math.inf
+
+    for shape in ((2, 2, 2), (2, 3, 3), (5, 2, 16, 3)):
+        with pytest.raises(ValueError, match="4 or more points along each side, but have shapes"):
+            log_spectral_distance(field(*shape), field(*shape))
     with pytest.raises(ValueError, match=r"one grid, but have shapes \(2, 8, 8\) and \(2, 8, 9\)"):
         log_spectral_distance(torch.zeros(2, 8, 8), torch.zeros(2, 8, 9))
 

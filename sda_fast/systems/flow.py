@@ -139,10 +139,11 @@ def energy_spectrum(x: Tensor) -> Tensor:
 def log_spectral_distance(x: Tensor, y: Tensor) -> float:
     r"""Returns the distance of the mean energy spectra of two sets of velocity fields, in decibels.
 
-    .. math:: \left( \frac{1}{K} \sum_{k = 1}^K
+    .. math:: \left( \frac{1}{K - 1} \sum_{k = 1}^{K - 1}
         \left( 10 \log_{10} \frac{\bar E_x(k)}{\bar E_y(k)} \right)^2 \right)^{1/2}
 
-    over the shells that are whole, those below K = min(H, W) / 2.
+    over the shells that are whole, those below K = min(H, W) / 2, rounded down. A shell without
+    energy in both is one of equal energy; without energy in one only, the distance is infinite.
 
     References:
         | Distance measures for speech processing (Gray & Markel, 1976)
@@ -153,16 +154,23 @@ def log_spectral_distance(x: Tensor, y: Tensor) -> float:
         y: Others on the same grid, as many or not.
 
     Raises:
-        ValueError: The grids differ.
+        ValueError: The grids differ, or have no whole shell, with fewer than 4 points along a side.
     """
     if x.shape[-3:] != y.shape[-3:]:
         raise ValueError(
             f"x and y must be on one grid, but have shapes {tuple(x.shape)} and {tuple(y.shape)}"
         )
-    whole = slice(1, min(x.shape[-2:]) // 2)
+    _velocity(x)
+    K = min(x.shape[-2:]) // 2
+    if K < 2:
+        raise ValueError(
+            f"x and y must have 4 or more points along each side, but have shapes "
+            f"{tuple(x.shape)} and {tuple(y.shape)}"
+        )
     spectra = (energy_spectrum(z.double().reshape(-1, *z.shape[-3:])).mean(dim=0) for z in (x, y))
-    e, f = (spectrum[whole] for spectrum in spectra)
-    return float((10 * (e / f).log10()).square().mean().sqrt())
+    e, f = (spectrum[1:K] for spectrum in spectra)
+    ratio = torch.where(e == f, 1.0, e / f)
+    return float((10 * ratio.log10()).square().mean().sqrt())
 
 
 def temporal_correlation(x: Tensor) -> Tensor:
