@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Generator
 
+from sda_fast import NoisyLorenz63
 from sda_fast.evaluation import (
     coverage,
     crps,
     flatness,
     log_likelihood,
+    log_prior,
     rank_histogram,
     rmse,
     spread,
@@ -76,6 +78,14 @@ def test_spread_and_skill():
 
     ratio = math.sqrt(6 / 5) * spread(x) / rmse(x.double().mean(dim=0), truth)
     assert spread_skill(x, truth) == pytest.approx(ratio, rel=1e-6)
+
+
+def test_spread_and_skill_of_a_perfect_mean():
+    x = torch.tensor([[-1.0, 2.0], [1.0, 4.0]])
+    assert spread_skill(x, torch.tensor([0.0, 3.0])) == math.inf
+    assert spread_skill(x[:1].expand(2, 2), torch.tensor([0.0, 3.0])) == 0
+    with pytest.raises(ValueError, match="spread or error, but all members are the truth"):
+        spread_skill(x[:1].expand(2, 2), x[0])
 
 
 def test_rank_histogram():
@@ -154,6 +164,12 @@ def test_errors():
         ValueError, match=r"last dimensions of y, \(6, 1\), but has shape \(4, 6, 3\)"
     ):
         log_likelihood(torch.zeros(4, 6, 3), torch.zeros(6, 1), 1.0)
+    for std in (0.0, -1.0, math.nan, torch.tensor([1.0, 0.0, 1.0])):
+        with pytest.raises(ValueError, match=r"std must be positive, but its least is"):
+            log_likelihood(x, truth, std)
+    for states in (truth, truth[None], x[:, None]):
+        with pytest.raises(ValueError, match=r"x must be trajectories .* of 2 or more states"):
+            log_prior(NoisyLorenz63(), states)
 
 
 def test_flatness_without_scipy(monkeypatch):

@@ -76,13 +76,21 @@ def spread_skill(ensemble: Tensor, truth: Tensor) -> float:
         ensemble: The members, with shape (N, *).
         truth: The truth, with shape (*).
 
+    Returns:
+        The ratio, infinite if the mean is the truth.
+
     Raises:
-        ValueError: The shapes do not fit, or there are fewer than two members.
+        ValueError: The shapes do not fit, there are fewer than two members, or the ensemble has
+            neither spread nor error.
     """
     _check(ensemble, truth, 2)
-    N, mean = len(ensemble), ensemble.double().mean(dim=0)
+    N, width, error = len(ensemble), spread(ensemble), rmse(ensemble.double().mean(dim=0), truth)
+    if error == 0:
+        if width == 0:
+            raise ValueError("ensemble must have spread or error, but all members are the truth")
+        return math.inf
 
-    return math.sqrt((N + 1) / N) * spread(ensemble) / rmse(mean, truth.double())
+    return math.sqrt((N + 1) / N) * width / error
 
 
 def coverage(ensemble: Tensor, truth: Tensor, level: float = 0.9, *, fair: bool = False) -> float:
@@ -236,7 +244,14 @@ def log_prior(chain: Any, x: Tensor) -> Tensor:
 
     Returns:
         The mean over the transitions of each trajectory, with shape (*).
+
+    Raises:
+        ValueError: There are fewer than two states, and so no transition.
     """
+    if x.ndim < 2 or x.shape[-2] < 2:
+        raise ValueError(
+            f"x must be trajectories (*, L, D) of 2 or more states, but has shape {tuple(x.shape)}"
+        )
     density: Tensor = chain.log_prob(x[..., :-1, :], x[..., 1:, :])
     return density.mean(dim=-1)
 
@@ -253,7 +268,8 @@ def log_likelihood(prediction: Tensor, y: Tensor, std: float | Tensor) -> Tensor
         The sum over what was observed, in nats, with shape (*), in float64.
 
     Raises:
-        ValueError: The last dimensions of the prediction are not those of y.
+        ValueError: The last dimensions of the prediction are not those of y, or std is not
+            positive where something was observed.
     """
     batch = prediction.ndim - y.ndim
     if batch < 0 or prediction.shape[batch:] != y.shape:
@@ -264,9 +280,12 @@ def log_likelihood(prediction: Tensor, y: Tensor, std: float | Tensor) -> Tensor
 
     std = torch.as_tensor(std, dtype=torch.float64, device=y.device).expand(y.shape)
     seen = ~y.isnan()
-    z = (prediction[..., seen].double() - y[seen].double()) / std[seen]
+    std = std[seen]
+    if not bool((std > 0).all()):
+        raise ValueError(f"std must be positive, but its least is {float(std.min())}")
+    z = (prediction[..., seen].double() - y[seen].double()) / std
 
-    return -(z.square() / 2 + std[seen].log() + math.log(2 * math.pi) / 2).sum(dim=-1)
+    return -(z.square() / 2 + std.log() + math.log(2 * math.pi) / 2).sum(dim=-1)
 
 
 def _members(ensemble: Tensor, least: int) -> None:
