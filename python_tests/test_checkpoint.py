@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,27 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sda_fast import VPSDE, GaussianScore, MCScoreNet, sample
+from sda_fast import (
+    VPSDE,
+    DPSGaussianScore,
+    GaussianScore,
+    LikelihoodScore,
+    MCScoreNet,
+    MMPSGaussianScore,
+    sample,
+)
+from sda_fast.composition import Junction
+from sda_fast.likelihood import Huber, StudentT
+from sda_fast.observation import Subsample
 from sda_fast.sampler import checkpoint
 
 L, D = 9, 3
 
 
-def prior(width: int = 16) -> VPSDE:
+def prior(width: int = 16, **options: Any) -> VPSDE:
     torch.manual_seed(0)
-    return VPSDE(MCScoreNet(D, order=1, hidden_features=[width], activation=nn.SiLU), (L, D))
+    options = {"activation": nn.SiLU} | options
+    return VPSDE(MCScoreNet(D, order=1, hidden_features=[width], **options), (L, D))
 
 
 def posterior() -> VPSDE:
@@ -131,7 +144,7 @@ def test_another_network(tmp_path: Path):
     sde = prior()
     with torch.no_grad():
         next(sde.parameters()).add_(1)
-    with pytest.raises(ValueError, match="differs in parameters"):
+    with pytest.raises(ValueError, match=r"differs in sde\.eps\.kernel: "):
         sample(sde, (2,), checkpoint=path, steps=5)
 
 
@@ -140,8 +153,125 @@ def test_another_observation(tmp_path: Path):
     interrupted(path, posterior())
     sde = posterior()
     sde.eps.y[0] = 2
-    with pytest.raises(ValueError, match="differs in parameters"):
+    with pytest.raises(ValueError, match=r"differs in sde\.eps\.y: "):
         sample(sde, (2,), checkpoint=path, steps=5)
+
+
+def composed(rule: Any) -> VPSDE:
+    sde = prior(length_aware=True)
+    sde.eps.composition = rule
+    return sde
+
+
+def guided(law: Callable[..., Any], *arguments: Any, **options: Any) -> VPSDE:
+    return VPSDE(law(*arguments, prior(), **options), (L, D))
+
+
+def likely(law: Callable[..., Any], **options: Any) -> VPSDE:
+    return guided(LikelihoodScore, law(Y, SEEN, 0.3, **options))
+
+
+Y = torch.ones(5, 1)
+SEEN = Subsample((L, D), slice(None, None, 2), slice(0, 1))
+OTHER = Subsample((L, D), slice(None, None, 2), slice(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "says"),
+    [
+        (lambda: composed("junction"), lambda: composed("centre"), "sde.eps.composition"),
+        (lambda: composed(Junction(3, 1)), lambda: composed(Junction(3, 2)), "sde.eps.composition"),
+        (
+            lambda: guided(GaussianScore, Y, SEEN, 0.3),
+            lambda: guided(GaussianScore, Y, SEEN, 0.3, detach=True),
+            "sde.eps.detach",
+        ),
+        (
+            lambda: guided(GaussianScore, Y, SEEN, 0.3),
+            lambda: guided(GaussianScore, Y, OTHER, 0.3),
+            "sde.eps.A",
+        ),
+        (
+            lambda: guided(DPSGaussianScore, Y, SEEN, zeta=0.2),
+            lambda: guided(DPSGaussianScore, Y, SEEN, zeta=1.0),
+            "sde.eps.zeta",
+        ),
+        (
+            lambda: guided(MMPSGaussianScore, Y, SEEN, 0.3, iterations=1),
+            lambda: guided(MMPSGaussianScore, Y, SEEN, 0.3, iterations=3),
+            "sde.eps.iterations",
+        ),
+        (
+            lambda: guided(MMPSGaussianScore, Y, SEEN, 0.3),
+            lambda: guided(GaussianScore, Y, SEEN, 0.3),
+            "sde.eps",
+        ),
+        (lambda: likely(StudentT), lambda: likely(Huber), "sde.eps.log_prob"),
+        (lambda: likely(StudentT, df=3), lambda: likely(StudentT, df=9), "sde.eps.log_prob"),
+        (prior, lambda: prior(activation=nn.GELU), "sde.eps.kernel"),
+        (prior, lambda: VPSDE(prior().eps, (L, D), alpha="lin"), "levels, sde.schedule"),
+    ],
+)
+def test_another_process(
+    one: Callable[[], VPSDE], other: Callable[[], VPSDE], says: str, tmp_path: Path
+):
+    path = tmp_path / "run"
+    interrupted(path, one())
+    with pytest.raises(ValueError, match=f"which differs in (backend, )?{re.escape(says)}: "):
+        sample(other(), (2,), checkpoint=path, steps=5)
+    assert torch.equal(
+        sample(one(), (2,), checkpoint=path, steps=5), sample(one(), (2,), steps=5, seed=1)
+    )
+
+
+class Closed(VPSDE):
+    """A process that keeps its schedule in a function."""
+
+    def __init__(self, eps: Any, power: int):
+        super().__init__(eps, (L, D))
+        self.alpha = lambda t: 1 - 0.999 * t**power
+
+
+def test_levels_of_the_prior(tmp_path: Path):
+    path = tmp_path / "run"
+    one, other = (
+        VPSDE(GaussianScore(Y, SEEN, 0.3, Closed(prior().eps, p)), (L, D)) for p in (1, 2)
+    )
+    interrupted(path, one)
+    with pytest.raises(ValueError, match="differs in levels: "):
+        sample(other, (2,), checkpoint=path, steps=5)
+
+
+def test_another_backend(tmp_path: Path):
+    path = tmp_path / "run"
+    interrupted(path, prior())
+    with pytest.raises(ValueError, match="differs in backend: "):
+        sample(prior(), (2,), checkpoint=path, steps=5, backend="reference")
+
+
+def test_another_precision(tmp_path: Path):
+    path, precision = tmp_path / "run", torch.get_float32_matmul_precision()
+    interrupted(path, prior())
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with pytest.raises(ValueError, match=r"differs in (backend, )?precision: "):
+            sample(prior(), (2,), checkpoint=path, steps=5)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(ValueError, match=r"differs in (backend, )?precision: "),
+    ):
+        sample(prior(), (2,), checkpoint=path, steps=5)
+
+
+def test_options_that_are_free(tmp_path: Path):
+    path, expected = tmp_path / "run", sample(posterior(), (2,), steps=5, seed=1)
+    interrupted(path, posterior())
+    result = sample(
+        posterior(), (2,), steps=5, checkpoint=path, window_batch=3, callback=lambda *_: None
+    )
+    assert torch.equal(result, expected)
 
 
 def test_not_a_checkpoint(tmp_path: Path):

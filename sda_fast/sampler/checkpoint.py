@@ -2,9 +2,9 @@
 
 __all__ = ["Checkpoint"]
 
-import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from .._autocast import is_on
+from .._precision import matmul_precision
 from ..io import atomic_write
+from ..schedule import coefficients
+from .identity import digest_of, parts_of
 from .plan import SamplingPlan
 
 FORMAT = "sda_fast checkpoint 1"
@@ -22,9 +26,10 @@ FORMAT = "sda_fast checkpoint 1"
 class Checkpoint:
     """The file of an unfinished run.
 
-    A run is known by its seed, its plan, its initial noise and context, and the parameters and
-    buffers of its noise process (an observation among them); not by code, such as an observation
-    operator's.
+    A run is known by its seed, its plan with what serves each part of it, the precision of
+    products, its initial noise and context, and its noise process: what this and all within it
+    are, with their attributes, parameters and buffers (:mod:`sda_fast.sampler.identity`). Of
+    functions only the names are known.
 
     Arguments:
         path: The file.
@@ -46,14 +51,17 @@ class Checkpoint:
             "shape": [list(plan.batch), list(plan.event)],
             "dtype": str(plan.dtype),
             "times": list(plan.times),
-            "levels": [list(plan.mu), list(plan.sigma)],
+            "levels": [list(plan.mu), list(plan.sigma), *_levels(sde.eps, plan.times)],
             "corrections": list(plan.corrections),
             "tau": list(plan.tau),
             "order": plan.order,
             "denoise": plan.denoise,
             "clip": plan.clip,
-            "parameters": _digest(sde),
-            **{name: _digest_of({name: x}) for name, x in tensors.items() if x is not None},
+            "device": plan.device.type,
+            "backend": [plan.backend, *(by for _, by, _ in plan.parts)],
+            "precision": _precision(plan.device),
+            **parts_of(sde),
+            **{name: digest_of(x) for name, x in tensors.items() if x is not None},
         }
 
     def save(self, step: int, seed: int, x: Tensor, history: list[list[Tensor]]) -> None:
@@ -94,6 +102,10 @@ class Checkpoint:
         differs = [name for name in {**self.run, **run} if self.run.get(name) != run.get(name)]
         if seed is not None and seed != int(metadata["seed"]):
             differs.insert(0, "seed")
+        # of what is another thing altogether, its parts need not be told
+        differs = [
+            name for name in differs if not any(name.startswith(f"{other}.") for other in differs)
+        ]
         if differs:
             raise ValueError(
                 f"checkpoint {self.path} is of another run, which differs in "
@@ -114,17 +126,18 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-def _digest(sde: Any) -> str:
-    """Returns a digest of the parameters and buffers of a noise process."""
-    owner = sde if hasattr(sde, "state_dict") else sde.eps
-    return _digest_of(owner.state_dict() if hasattr(owner, "state_dict") else {})
+def _levels(eps: Any, times: Sequence[float]) -> list[list[float]]:
+    """Returns the levels of the process that an estimator guides, where it can be asked."""
+    try:
+        levels = coefficients(eps.sde, torch.tensor(times, dtype=torch.float64))
+    except Exception:  # it guides none, or one of the user's own
+        return []
+    return [level.tolist() for level in levels]
 
 
-def _digest_of(tensors: dict[str, Any]) -> str:
-    digest = hashlib.sha256()
-    for name, value in tensors.items():
-        digest.update(name.encode())
-        if isinstance(value, Tensor):
-            flat = value.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-    return digest.hexdigest()
+def _precision(device: torch.device) -> str:
+    """Names the precision of products, and what autocast narrows them to."""
+    kind, precision = device.type, matmul_precision(device)
+    if is_on(torch.empty(0, device=device)):
+        return f"{precision}, autocast to {torch.get_autocast_dtype(kind)}"
+    return precision

@@ -82,7 +82,16 @@ def sample(
             is replaced by the one of :math:`\hat x = \pm c`, so that no step can run away. It is in
             units of the state; for standardised ones 5 is well beyond any of them.
         checkpoint: A file that the state is written to now and then, as a whole or not at all. A
-            run that finds it goes on from there, to the same bits. It is removed in the end.
+            run that finds it goes on from there, to the same bits. It is removed in the end. Only
+            the same run does: the seed, unless it is left out; shapes, dtype, times, levels,
+            corrections, tau, order, denoise, clip, x1 and c; the kind of device, the backend and
+            what serves each part (:func:`explain`), the precision of products and autocast; and
+            of the process, the estimators and the processes within it, with operators, likelihoods
+            and rules of composition, the names of their classes, their parameters and buffers and
+            their attributes that have public names. Of functions only the names are compared, not
+            their code, and of objects that are neither modules nor of this package only what is
+            data. Free to change are `window_batch`, the number of threads, `progress`, `callback`
+            and `checkpoint_every`.
         checkpoint_every: The number of steps from one checkpoint to the next.
 
     Returns:
