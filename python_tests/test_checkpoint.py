@@ -71,6 +71,28 @@ def test_resumes_to_the_same_bits(
     assert not path.exists()
 
 
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize(("first", "then"), [(3, 7), (7, 3), (8, 5), (5, 8)])
+def test_resumes_in_other_parts(
+    order: int, first: int, then: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """How many samples are guided at once is of the machine: of its threads, for instance."""
+
+    def resumed() -> Tensor:
+        return sample(posterior(), (8,), steps=6, order=order, seed=1, **options)
+
+    options: dict[str, Any] = {}
+    expected = resumed()
+    options = {"checkpoint": tmp_path / "run", "checkpoint_every": 2}
+    monkeypatch.setattr(MCScoreNet, "samples_at_once", lambda *_: first)
+    options["callback"] = stops_at(5, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        resumed()
+    monkeypatch.setattr(MCScoreNet, "samples_at_once", lambda *_: then)
+    options["callback"] = None
+    assert torch.equal(resumed(), expected)
+
+
 def test_interrupt_in_the_network_leaves_nothing_behind():
     """Neither a backend, nor a mode of torch's, nor anything of the module's."""
     sde, options = posterior(), {"steps": 4, "seed": 1}

@@ -64,13 +64,10 @@ class Checkpoint:
             **{name: digest_of(x) for name, x in tensors.items() if x is not None},
         }
 
-    def save(self, step: int, seed: int, x: Tensor, history: list[list[Tensor]]) -> None:
-        """Writes the state after a step, as a whole or not at all."""
-        tensors = {"x": x} | {
-            f"eps.{part}.{age}": eps
-            for part, estimates in enumerate(history)
-            for age, eps in enumerate(estimates)
-        }
+    def save(self, step: int, seed: int, x: Tensor, history: Sequence[Tensor]) -> None:
+        """Writes the state after a step, and the estimates of the steps before, the newest first,
+        as a whole or not at all."""
+        tensors = {"x": x} | {f"eps.{age}": eps for age, eps in enumerate(history)}
         # numbers of 64 bits as text: a JSON reader may take them for floats
         metadata = {
             "format": FORMAT,
@@ -81,8 +78,8 @@ class Checkpoint:
         content = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
         atomic_write(self.path, save(content, metadata))
 
-    def load(self, seed: int | None) -> tuple[int, int, Tensor, list[list[Tensor]]] | None:
-        """Reads the step, the seed, the state and the history, or None where there is no file.
+    def load(self, seed: int | None) -> tuple[int, int, Tensor, list[Tensor]] | None:
+        """Reads what was written, and the seed after the step, or None where there is no file.
 
         Raises:
             ValueError: The file is no checkpoint, or one of another run.
@@ -112,13 +109,10 @@ class Checkpoint:
                 f"{', '.join(differs)}: remove it or name another one"
             )
 
-        x = tensors.pop("x").to(self.device)
-        history: list[list[Tensor]] = []
-        for name in sorted(tensors, key=lambda name: tuple(map(int, name.split(".")[1:]))):
-            part = int(name.split(".")[1])
-            history += [[] for _ in range(part + 1 - len(history))]
-            history[part].append(tensors[name].to(self.device))
-
+        x, *history = (
+            tensors[name].to(self.device)
+            for name in ["x", *(f"eps.{age}" for age in range(len(tensors) - 1))]
+        )
         return int(metadata["step"]), int(metadata["seed"]), x, history
 
     def remove(self) -> None:

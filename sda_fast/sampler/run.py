@@ -165,7 +165,7 @@ def sample(
                 if callback is not None and callback(n, plan.times[n], shaped) is True:
                     break
                 if file is not None and n % checkpoint_every == 0 and n < plan.steps:
-                    file.save(n, seed, x, run.history)
+                    file.save(n, seed, x, run.past())
             else:
                 if plan.denoise:
                     run.denoise()
@@ -192,14 +192,17 @@ class _Run:
         c: Tensor | None,
         x: Tensor,
         seed: int,
-        history: list[list[Tensor]],
+        history: Sequence[Tensor],
     ):
         self.plan, self.x, self.seed = plan, x, seed
         self.order = plan.order
         self.estimate = Estimator(sde, plan, c, x)
         self.parts = x.split(self.estimate.at_once)
         # of each part, the estimates of the steps before, the newest first
-        self.history = history or [[] for _ in self.parts]
+        self.history: list[list[Tensor]] = [[] for _ in self.parts]
+        for eps in history:
+            for part, estimates in zip(eps.split(self.estimate.at_once), self.history, strict=True):
+                estimates.append(part)
         self.watch = Watch(x)
 
     def step(self, n: int) -> None:
@@ -219,6 +222,11 @@ class _Run:
                 first += len(x)
 
         self.watch(self.x, n, plan.times[n], plan.sigma[n], last=n == plan.steps)
+
+    def past(self) -> list[Tensor]:
+        """Returns the estimates of the steps before, the newest first, each of all samples: how
+        many are worked on at once is not of the run."""
+        return [torch.cat(estimates) for estimates in zip(*self.history, strict=True)]
 
     def _predict(self, x: Tensor, n: int, history: list[Tensor]) -> Tensor:
         """Takes a step of the predictor, and returns the estimate that it has taken it by, which
