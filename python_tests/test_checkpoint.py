@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -25,6 +26,8 @@ from sda_fast.composition import Junction
 from sda_fast.likelihood import Huber, StudentT
 from sda_fast.observation import Subsample
 from sda_fast.sampler import checkpoint
+from sda_fast.training import checkpoint as training_checkpoint
+from sda_fast.training.checkpoint import read_header
 
 L, D = 9, 3
 
@@ -308,6 +311,39 @@ def test_not_a_checkpoint(tmp_path: Path):
     path.write_bytes((tmp_path / "other").read_bytes()[:-8])
     with pytest.raises(ValueError, match="run cannot be read"):
         sample(prior(), checkpoint=path, steps=2)
+
+
+def test_checkpoint_of_training(tmp_path: Path):
+    path = tmp_path / "prior.checkpoint"
+    metadata = {"format": training_checkpoint.FORMAT, "state": "{}"}
+    save_file({"generator": torch.zeros(2)}, path, metadata)
+    before = path.read_bytes()
+    with pytest.raises(
+        ValueError, match=r"prior\.checkpoint is not .* of the sampler but of train"
+    ):
+        sample(prior(), checkpoint=path, steps=2)
+    assert path.read_bytes() == before
+
+
+def test_training_refuses_a_checkpoint_of_the_sampler(tmp_path: Path):
+    path = tmp_path / "run"
+    interrupted(path, prior())
+    with pytest.raises(ValueError, match="run is not a checkpoint of training, but of the sampler"):
+        read_header(path)
+
+
+def test_checkpoint_of_a_former_version(tmp_path: Path):
+    """Which had the format of training's."""
+    path = tmp_path / "run"
+    interrupted(path, prior())
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, metadata | {"format": training_checkpoint.FORMAT})
+    with pytest.raises(ValueError, match=r"run is of another version .* expected 'sda_fast sampl"):
+        sample(prior(), (2,), checkpoint=path, steps=5)
+    with pytest.raises(ValueError, match="run is not a checkpoint of training, but of the sampler"):
+        read_header(path)
 
 
 def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

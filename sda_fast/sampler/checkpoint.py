@@ -4,7 +4,7 @@ __all__ = ["Checkpoint"]
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..schedule import coefficients
 from .identity import digest_of, parts_of
 from .plan import SamplingPlan
 
-FORMAT = "sda_fast checkpoint 1"
+FORMAT = "sda_fast sampler checkpoint 1"
 
 
 class Checkpoint:
@@ -92,8 +92,7 @@ class Checkpoint:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ValueError(f"checkpoint {self.path} cannot be read: {error}") from None
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"checkpoint {self.path} is not a checkpoint of the sampler")
+        _check_format(self.path, metadata)
 
         run = json.loads(metadata["run"])
         differs = [name for name in {**self.run, **run} if self.run.get(name) != run.get(name)]
@@ -118,6 +117,24 @@ class Checkpoint:
     def remove(self) -> None:
         """Removes the file: the run is finished."""
         self.path.unlink(missing_ok=True)
+
+
+def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
+    """Checks that a file is a checkpoint of the sampler. Its first format was that of training's,
+    whose files know no run."""
+    found = metadata.get("format")
+    if found == FORMAT:
+        return
+    formats = f"its format is {found!r}, expected {FORMAT!r}"
+    if str(found).startswith("sda_fast") and "run" in metadata:
+        raise ValueError(
+            f"checkpoint {path} is of another version of this package ({formats}), which knew a "
+            "run by other parts of it: remove it or name another one"
+        )
+    kind = " but of training" if str(found).startswith("sda_fast checkpoint") else ""
+    raise ValueError(
+        f"checkpoint {path} is not a checkpoint of the sampler{kind}: {formats}; name another file"
+    )
 
 
 def _levels(eps: Any, times: Sequence[float]) -> list[list[float]]:

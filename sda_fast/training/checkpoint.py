@@ -145,6 +145,8 @@ def read_header(path: Path) -> dict[str, Any]:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a checkpoint of this program: {error}") from error
 
+    if "run" in metadata:  # formerly of the same format
+        raise ValueError(f"{path} is not a checkpoint of training, but of the sampler")
     if metadata.get("format") != FORMAT:
         raise ValueError(
             f"{path} is not a checkpoint of this program: its format is "
