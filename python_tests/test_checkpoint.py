@@ -365,6 +365,25 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert torch.equal(sample(prior(), (2,), steps=9, checkpoint=path), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("missing/run", r"in a directory that there is, got .*missing.run: .*missing is none"),
+        ("file/run", r"in a directory that there is, got .*file.run: .*file is none"),
+        ("folder", "but .*folder is a directory"),
+    ],
+)
+def test_no_place_for_a_file(name: str, says: str, tmp_path: Path):
+    """Said at once, not when the first state is to be written."""
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    sde = prior()
+    sde.eps.forward = None  # nothing is evaluated
+    with pytest.raises(ValueError, match=f"checkpoint must be a file.*{says}"):
+        sample(sde, steps=2, checkpoint=tmp_path / name)
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "folder"}
+
+
 @pytest.mark.parametrize("every", [0, -1, 1.5])
 def test_bad_interval(every: object):
     with pytest.raises(ValueError, match="checkpoint_every must be an integer, at least 1"):

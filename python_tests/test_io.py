@@ -161,6 +161,14 @@ def test_weights_of_another_network(path: Path, tmp_path: Path, network: MCScore
 # Files are written as a whole or not at all
 
 
+@pytest.mark.parametrize("name", ["file/prior", "missing/prior"])
+def test_atomic_write_names_the_file(name: str, tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match=rf"{name} could not be written \("):
+        atomic_write(tmp_path / name, b"one")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def test_atomic_write(tmp_path: Path):
     target = tmp_path / "file"
     atomic_write(target, b"one")

@@ -11,6 +11,7 @@ __all__ = [
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -61,7 +62,8 @@ def atomic_write(path: str | os.PathLike[str], content: bytes) -> None:
             f"{len(content) / 1e6:.1f} MB){kept}"
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # there may be none, nor a directory for it
+            part.unlink()
 
 
 def build_network(config: dict[str, Any]) -> MCScoreNet:

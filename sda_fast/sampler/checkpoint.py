@@ -36,6 +36,9 @@ class Checkpoint:
         sde: The noise process.
         plan: The plan.
         tensors: The initial noise and the context, where they are given.
+
+    Raises:
+        ValueError: There can be no such file.
     """
 
     def __init__(
@@ -46,6 +49,13 @@ class Checkpoint:
         **tensors: Tensor | None,
     ):
         self.path = Path(path)
+        if self.path.is_dir():
+            raise ValueError(f"checkpoint must be a file, but {self.path} is a directory")
+        if not self.path.parent.is_dir():  # else found out after so many steps
+            raise ValueError(
+                f"checkpoint must be a file in a directory that there is, got {self.path}: "
+                f"{self.path.parent} is none"
+            )
         self.device = plan.device
         self.run: dict[str, Any] = {
             "shape": [list(plan.batch), list(plan.event)],

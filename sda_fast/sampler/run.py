@@ -99,9 +99,10 @@ def sample(
 
     Raises:
         ValueError: An argument is out of its range, or of a shape that does not fit; the checkpoint
-            is of another run.
+            is of another run, or its directory does not exist.
         TypeError: A dtype does not fit.
         RuntimeError: backend="native" and a native operator cannot serve.
+        OSError: The checkpoint could not be written. What was there before is kept.
         FloatingPointError: A state is not finite. It says at which step, time and noise level, and
             which sample.
 
