@@ -216,8 +216,7 @@ def test_same_in_another_process():
             check=True,
             capture_output=True,
             text=True,
-            cwd=__file__.rpartition("/")[0],
-            env={**os.environ, "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
         ).stdout.strip()
         for seed in ("1", "2")
     }
