@@ -14,7 +14,14 @@ import torch
 
 from sda_fast import GaussianScore, Standardisation, load_prior, sample
 from sda_fast.cli import main
-from sda_fast.data import Recipe, Trajectories, Windows, generate, save_trajectories
+from sda_fast.data import (
+    Recipe,
+    Trajectories,
+    Windows,
+    generate,
+    save_trajectories,
+    trajectories,
+)
 from sda_fast.io import read_record
 from sda_fast.schedule import VPSDE
 from sda_fast.training import Config, loop, train
@@ -70,6 +77,34 @@ def test_standardised_as_told(tmp_path: Path):
     )
     expected = (x - torch.tensor([1.0, 2.0, 3.0])) / torch.tensor([1.0, 2.0, 4.0])
     torch.testing.assert_close(Trajectories(path).preprocess(x), expected)
+
+
+@pytest.mark.parametrize("block", [64, 100, 1000, 2**22])
+def test_digest(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of every state, however few are read at once; not of the file's name or format."""
+    monkeypatch.setattr(trajectories, "BLOCK", block)
+    x = states("vectors")
+    digest = Trajectories(save_trajectories(tmp_path / "own.h5", x, **OWN)).digest()
+    again = save_trajectories(tmp_path / "again.h5", x.double(), **{**OWN, "units": "feet"})
+    assert Trajectories(again).digest() == digest
+    for place in ((0, 0, 0), (4, 7, 1), (9, 11, 2)):
+        other = x.clone()
+        other[place] += 1
+        path = save_trajectories(tmp_path / "other.h5", other, **OWN)
+        assert Trajectories(path).digest() != digest
+
+
+def test_digest_of_a_large_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is of a fixed number of blocks, the first and the last among them."""
+    monkeypatch.setattr(trajectories, "BLOCK", 4 * 3 * 4)  # four states
+    monkeypatch.setattr(trajectories, "BLOCKS", 4)
+    data = Trajectories(save_trajectories(tmp_path / "own.h5", states("vectors"), **OWN))
+    read = []
+    get = Trajectories.__getitem__
+    monkeypatch.setattr(Trajectories, "__getitem__", lambda d, k: read.append(k) or get(d, k))
+    data.digest()
+    places = [(rows.start, states.start) for rows, states in read]
+    assert places == [(0, 0), (3, 0), (6, 4), (9, 8)]
 
 
 def test_what_is_constant_is_not_divided_by(tmp_path: Path):
@@ -191,6 +226,11 @@ def test_goes_on_where_the_data_have_moved(tmp_path: Path, monkeypatch: pytest.M
     other = save_trajectories(tmp_path / "other.h5", states("fields") + 1, **OWN)
     with pytest.raises(ValueError, match="is a checkpoint of another run: mean of the data"):
         train(Config(data=str(other), **SMALL), out, progress=False, resume=True)
+
+    # of the same mean and deviation
+    swapped = save_trajectories(tmp_path / "swapped.h5", states("fields").flip(0), **OWN)
+    with pytest.raises(ValueError, match=r"of another run: digest of the data '[0-9a-f]{16}'"):
+        train(Config(data=str(swapped), **SMALL), out, progress=False, resume=True)
 
     moved = data.rename(tmp_path / "moved.h5")
     train(Config(data=str(moved), **SMALL), out, progress=False, resume=True)

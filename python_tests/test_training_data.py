@@ -243,6 +243,57 @@ def test_coarsened_fields():
 # What is refused
 
 
+def stopped(config: Config, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains up to the last checkpoint."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "_finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, out, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"burn_in": 3}, r"burn_in of the data 9 \(now 3\)"),
+        ({"block": 3}, r"block of the data 64 \(now 3\)"),
+        ({"seed": 1}, r"seed of the data 0 \(now 1\)"),
+    ],
+)
+def test_data_of_another_recipe(
+    vectors: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: dict[str, int],
+    message: str,
+):
+    out = tmp_path / "prior"
+    stopped(mlp(vectors), out, monkeypatch)
+    other = Recipe("lorenz96", {"n": 6}, trajectories=10, length=8, **{"burn_in": 9, **option})
+    generate(other, tmp_path / "other.h5", progress=False, report=lambda _: None)
+    with pytest.raises(ValueError, match=f"is a checkpoint of another run: {message}$"):
+        train(mlp(tmp_path / "other.h5"), out, progress=False, resume=True)
+
+
+@pytest.mark.parametrize("file_first", [False, True])
+def test_data_of_another_kind(
+    vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_first: bool
+):
+    """Simulated in memory, then read from a file, or the other way round."""
+    recipe = Recipe("lorenz63", {}, trajectories=10, length=8)
+    generate(recipe, tmp_path / "data.h5", progress=False, report=lambda _: None)
+    from_file = mlp(tmp_path / "data.h5", trajectories=10, states=8)
+    kinds = [(from_file, "a data set"), (replace(from_file, data=""), "simulated in memory")]
+    (first, a), (second, b) = kinds if file_first else reversed(kinds)
+
+    stopped(first, tmp_path / "prior", monkeypatch)
+    with pytest.raises(ValueError, match=rf"of another run: data {a} \(now {b}\)$"):
+        train(second, tmp_path / "prior", progress=False, resume=True)
+
+
 def test_data_of_another_system(vectors: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="must be of 'lorenz63', but is of 'lorenz96'"):
         train(mlp(vectors, system="lorenz63"), tmp_path / "prior", progress=False)

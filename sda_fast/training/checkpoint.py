@@ -15,8 +15,9 @@ from torch import Generator, Tensor
 from ..io import atomic_write
 from ..score import MCScoreNet
 from .config import Config
+from .source import differences_of_data
 
-FORMAT = "sda_fast checkpoint 1"
+FORMAT = "sda_fast training checkpoint 2"
 
 
 @dataclass
@@ -97,11 +98,7 @@ class State:
             differences = Config.of(header["config"]).differences(config)
         except ValueError as error:
             raise ValueError(f"{path} is a checkpoint of another version: {error}") from error
-        differences += [
-            f"{key} of the data {value!r} (now {identity.get(key)!r})"
-            for key, value in header["identity"].items()
-            if identity.get(key) != value
-        ]
+        differences += differences_of_data(header["identity"], identity)
         if differences:
             raise ValueError(f"{path} is a checkpoint of another run: {', '.join(differences)}")
 

@@ -1,6 +1,13 @@
 """Where windows come from: a system simulated in memory, or a data set on disk."""
 
-__all__ = ["Simulated", "Source", "Stored", "make_system", "open_source"]
+__all__ = [
+    "Simulated",
+    "Source",
+    "Stored",
+    "differences_of_data",
+    "make_system",
+    "open_source",
+]
 
 import math
 from collections.abc import Iterator
@@ -11,6 +18,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
 from ..data import Trajectories, Windows, draw_windows, simulate
+from ..data.storage import SIMULATION
 from ..systems import CATALOGUE, MarkovChain, build_system
 from .config import Config
 
@@ -114,12 +122,12 @@ class Stored:
         self.state = self.data.shape[2:]
         self.mean, self.std = self.data.mean, self.data.std
         recipe = self.data.recipe
-        self.identity = {"trajectories": list(self.data.shape)}
+        self.identity: dict[str, Any] = {"trajectories": list(self.data.shape)}
         if recipe is not None:
-            names = ("parameters", "coarsen", "seed")
-            self.identity |= {name: getattr(recipe, name) for name in names}
+            self.identity |= {name: getattr(recipe, name) for name in SIMULATION}
         else:
             self.identity |= {"mean": self.mean.tolist(), "std": self.std.tolist()}
+            self.identity["digest"] = self.data.digest()
 
     def batches(self, iteration: int, share: slice, generator: Generator) -> Iterator[Batch]:
         """Yields the batches from an iteration on. Window i of the run is that of index i."""
@@ -148,6 +156,18 @@ class Stored:
         n, window = self.config.validation, self.config.window
         windows = Windows(self.data, window, split="valid", size=n, seed=1)
         return torch.stack([windows[i][0] for i in range(n)])
+
+
+def differences_of_data(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Says in what the data of one run differ from those of another, by their identities."""
+    if bool(mine) != bool(theirs):
+        kinds = [("a data set" if data else "simulated in memory") for data in (mine, theirs)]
+        return ["data {} (now {})".format(*kinds)]
+    return [
+        f"{key} of the data {mine.get(key)!r} (now {theirs.get(key)!r})"
+        for key in {**mine, **theirs}
+        if mine.get(key) != theirs.get(key)
+    ]
 
 
 def open_source(config: Config, workers: int = 0) -> Source:
