@@ -19,7 +19,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from sda_fast import VPSDE, Junction, MCScoreNet, load_prior
-from sda_fast.io import read_record
+from sda_fast.io import build_network, read_record, save_prior
 from sda_fast.training import LEVELS, Config, checkpoint, denoising_error, loop, source, train
 from sda_fast.training.loss import consistency_error, cut
 
@@ -500,6 +500,63 @@ def test_resume_of_a_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(SystemExit):
             run(TINY, tmp_path / "prior")
     assert same(run(TINY, tmp_path / "prior", resume=True), whole)
+
+
+def test_resume_of_a_complete_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The prior is left as it is, and nothing is simulated; it is not taken for another's."""
+    out = tmp_path / "prior"
+    record = train(TINY, out, progress=False)
+    assert capsys.readouterr().out == f"wrote {out}\n"
+    before = out.read_bytes()
+
+    monkeypatch.setattr(loop, "open_source", None)
+    again = train(TINY, out, progress=False, resume=True)
+    assert again == json.loads(json.dumps(record))
+    assert capsys.readouterr().out == f"{out} is complete already\n"
+
+    message = r"prior is the prior of another run: width 8 \(now 16\), seed 3 \(now 4\)"
+    with pytest.raises(ValueError, match=message):
+        train(replace(TINY, width=16, seed=4), out, progress=False, resume=True)
+    assert out.read_bytes() == before
+
+
+def test_resume_where_there_is_another_prior(tmp_path: Path):
+    """One that a user has saved, or no prior at all."""
+    out = tmp_path / "prior"
+    network = {"features": 3, "order": 1, "hidden_features": [8]}
+    save_prior(out, build_network(network), {"network": network, "shape": [9, 3]})
+    with pytest.raises(ValueError, match="is a prior that does not say how it was trained"):
+        run(TINY, out, resume=True)
+    out.write_bytes(b"notes")
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        run(TINY, out, resume=True)
+    assert out.read_bytes() == b"notes"
+
+
+def test_nothing_of_an_older_run_is_left(tmp_path: Path):
+    """Beside a prior that no validation was made for; a new prior's picture is to be drawn."""
+    out = tmp_path / "prior.safetensors"
+    run(TINY, out, every=10)
+    (tmp_path / "prior.samples.png").touch()
+    run(replace(TINY, seed=5), out)
+    kept = {path.name for path in tmp_path.iterdir()} - {"prior.tensorboard"}
+    assert kept == {out.name, "prior.config.json"}
+
+
+def test_what_an_older_run_recorded_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its checkpoint and its rows go together, when there is a new checkpoint."""
+    out = tmp_path / "prior"
+    run(TINY, out, every=5)
+    other = replace(TINY, seed=5)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 12)
+        with pytest.raises(KeyboardInterrupt):
+            run(other, out, every=20, checkpoint_every=10)
+    run(other, out, every=20, checkpoint_every=10, resume=True)
+    with (tmp_path / "prior.metrics.csv").open(newline="") as file:
+        assert [row["iteration"] for row in csv.DictReader(file)] == ["20"]
 
 
 @pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant"])

@@ -217,7 +217,6 @@ def _train(arguments: argparse.Namespace) -> None:
     if not record:  # another process has written it
         return
 
-    print(f"wrote {out}")
     print(json.dumps(record["validation"], indent=1))
     if not arguments.no_figure:
         picture = out.with_name(out.name.removesuffix(".safetensors") + ".samples.png")

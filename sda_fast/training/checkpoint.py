@@ -1,6 +1,6 @@
 """Everything that changes while training, and how it is kept and found again."""
 
-__all__ = ["State", "read_header"]
+__all__ = ["State", "finished", "read_header"]
 
 import json
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Generator, Tensor
 
-from ..io import atomic_write
+from ..io import atomic_write, read_record
 from ..score import MCScoreNet
 from .config import Config
 from .source import differences_of_data
@@ -94,13 +94,7 @@ class State:
             ValueError: It is no checkpoint, or of another run.
         """
         header = read_header(path)
-        try:
-            differences = Config.of(header["config"]).differences(config)
-        except ValueError as error:
-            raise ValueError(f"{path} is a checkpoint of another version: {error}") from error
-        differences += differences_of_data(header["identity"], identity)
-        if differences:
-            raise ValueError(f"{path} is a checkpoint of another run: {', '.join(differences)}")
+        _check(f"{path} is a checkpoint", header["config"], header["identity"], config, identity)
 
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
         tensors = load_file(path)
@@ -128,6 +122,38 @@ class State:
         self.generator.set_state(generator)
         self.iteration, self.seconds = header["iteration"], header["seconds"]
         self.best = float("inf") if header["best"] is None else header["best"]
+
+
+def _check(
+    what: str,
+    options: dict[str, Any],
+    data: dict[str, Any],
+    config: Config,
+    identity: dict[str, Any],
+) -> None:
+    """Checks that what a file says of its run, options and data, is said of this one."""
+    try:
+        differences = Config.of(options).differences(config)
+    except ValueError as error:
+        raise ValueError(f"{what} of another version: {error}") from error
+    differences += differences_of_data(data, identity)
+    if differences:
+        raise ValueError(f"{what} of another run: {', '.join(differences)}")
+
+
+def finished(path: Path, config: Config, identity: dict[str, Any]) -> dict[str, Any]:
+    """Returns the record of the prior that a run has come to.
+
+    Raises:
+        ValueError: It is no prior, or of another run.
+    """
+    record = read_record(path)
+    if not {"training", "data"} <= record.keys():
+        raise ValueError(f"{path} is a prior that does not say how it was trained")
+    made = ("iteration", "seconds")
+    options = {key: value for key, value in record["training"].items() if key not in made}
+    _check(f"{path} is the prior", options, record["data"], config, identity)
+    return record
 
 
 def read_header(path: Path) -> dict[str, Any]:

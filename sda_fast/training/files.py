@@ -50,6 +50,11 @@ class Files:
         """The picture of samples."""
         return self._beside(".samples.png")
 
+    def forget(self) -> None:
+        """Removes what an older run has recorded."""
+        for path in (self.best, self.metrics):
+            path.unlink(missing_ok=True)
+
     def clean(self) -> None:
         """Removes what a killed run had not finished writing."""
         for path in (self.out, self.checkpoint, self.best, self.config, self.metrics):

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from ..io import atomic_write, build_network, save_prior
 from ..schedule import VPSDE
-from .checkpoint import State
+from .checkpoint import State, finished
 from .config import Config
 from .files import Files
 from .loss import LEVELS, consistency_error, denoising_error, squared_error
 from .metrics import Metrics
 from .parallel import Group, group
-from .source import Source, open_source
+from .source import Source, identify, open_source
 
 
 def learning_rate(config: Config, iteration: int) -> float:
@@ -101,6 +101,7 @@ def train(
     half: bool = False,
     device: str | torch.device | None = None,
     workers: int = 0,
+    report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Trains a prior on a simulated system or a data set, and saves it.
 
@@ -113,19 +114,21 @@ def train(
     Arguments:
         config: What to train.
         out: The safetensors file to write.
-        resume: Whether to go on from the checkpoint.
+        resume: Whether to go on from the checkpoint. Where there is none but the prior, which is
+            then complete, it is left as it is.
         every: The number of iterations between two validations.
         checkpoint_every: The number of iterations between two checkpoints, by default `every`.
         progress: Whether to show a progress bar.
         half: Whether the prior's parameters are saved in half precision.
         device: Where to compute, by default on a GPU if there is one.
         workers: The number of processes that read a data set, or 0.
+        report: What takes the line that says that the prior is written, or was complete already.
 
     Returns:
         The record that is saved with the prior.
 
     Raises:
-        ValueError: The data do not fit, or the checkpoint is not of this run.
+        ValueError: The data do not fit, or what there is to resume is not of this run.
         RuntimeError: The loss is not finite. The checkpoint before is kept.
         OSError: A file could not be written. What was there before is kept.
     """
@@ -141,10 +144,19 @@ def train(
 
     with group(device) as processes:
         processes.share(config.batch_size)
+        lead = processes.rank == 0
+        if resume and files.out.exists() and not files.checkpoint.exists():
+            record = finished(files.out, config, identify(config))
+            if lead:
+                report(f"{files.out} is complete already")
+            return record if lead else {}
         run = _Run(config, files, processes, workers, half)
         if resume and files.checkpoint.exists():
             run.state.load(files.checkpoint, config, run.source.identity)
-        return run(every, checkpoint_every, progress)
+        record = run(every, checkpoint_every, progress)
+        if lead:
+            report(f"wrote {files.out}")
+        return record
 
 
 class _Run:
@@ -231,6 +243,8 @@ class _Run:
                 if validates:
                     losses.clear()
                 if lead and keeps:
+                    if state.best == float("inf"):  # nothing there is of this run
+                        self.files.forget()
                     state.save(self.files.checkpoint, config, self.source.identity)
         finally:
             bar.close()
@@ -292,4 +306,5 @@ class _Run:
         record = self._record(table)
         save_prior(self.files.out, self.state.average, record, half=self.half)
         self.files.checkpoint.unlink(missing_ok=True)
+        self.files.samples.unlink(missing_ok=True)  # of an older prior
         return record

@@ -5,6 +5,7 @@ __all__ = [
     "Source",
     "Stored",
     "differences_of_data",
+    "identify",
     "make_system",
     "open_source",
 ]
@@ -81,7 +82,7 @@ class Simulated:
             data = data.sub_(self.mean.reshape(channels)).div_(self.std.reshape(channels))
 
         self.data, self.validation = data.tensor_split([math.ceil(0.9 * len(data))])
-        self.identity: dict[str, Any] = {}
+        self.identity = identify(config)
 
     def batches(self, iteration: int, share: slice, generator: Generator) -> Iterator[Batch]:
         """Yields the batches from an iteration on."""
@@ -121,13 +122,7 @@ class Stored:
             )
         self.state = self.data.shape[2:]
         self.mean, self.std = self.data.mean, self.data.std
-        recipe = self.data.recipe
-        self.identity: dict[str, Any] = {"trajectories": list(self.data.shape)}
-        if recipe is not None:
-            self.identity |= {name: getattr(recipe, name) for name in SIMULATION}
-        else:
-            self.identity |= {"mean": self.mean.tolist(), "std": self.std.tolist()}
-            self.identity["digest"] = self.data.digest()
+        self.identity = identify(config)
 
     def batches(self, iteration: int, share: slice, generator: Generator) -> Iterator[Batch]:
         """Yields the batches from an iteration on. Window i of the run is that of index i."""
@@ -156,6 +151,18 @@ class Stored:
         n, window = self.config.validation, self.config.window
         windows = Windows(self.data, window, split="valid", size=n, seed=1)
         return torch.stack([windows[i][0] for i in range(n)])
+
+
+def identify(config: Config) -> dict[str, Any]:
+    """Says what the data of a run are, wherever they lie, so far as its options do not."""
+    if not config.data:
+        return {}
+    data = Trajectories(config.data, system=config.system)
+    identity: dict[str, Any] = {"trajectories": list(data.shape)}
+    if data.recipe is not None:
+        return identity | {name: getattr(data.recipe, name) for name in SIMULATION}
+    means = {"mean": data.mean.tolist(), "std": data.std.tolist()}
+    return identity | means | {"digest": data.digest()}
 
 
 def differences_of_data(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
