@@ -157,6 +157,35 @@ def test_refused(x: torch.Tensor, options: dict[str, Any], message: str, tmp_pat
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", [np.complex64, np.complex128, torch.complex64])
+def test_complex_is_refused(kind: Any, tmp_path: Path):
+    x = states("vectors")
+    x = x.to(kind) if isinstance(kind, torch.dtype) else x.numpy().astype(kind)
+    with pytest.raises(ValueError, match=r"x must be real, but trajectory 0 is (torch\.)?complex"):
+        save_trajectories(tmp_path / "own.h5", x, **OWN)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64, torch.int32])
+def test_kept_in_float32(kind: torch.dtype, tmp_path: Path):
+    x = states("vectors").to(kind)
+    x = x.requires_grad_() if kind.is_floating_point else x
+    data = Trajectories(save_trajectories(tmp_path / "own.h5", x, **OWN))
+    assert torch.equal(data[:], x.detach().float())
+
+
+def test_masked(tmp_path: Path):
+    """What is masked is missing, whatever number is beneath; a mask of nothing is none."""
+    x = np.ma.masked_array(states("vectors").numpy(), mask=False)
+    kept = Trajectories(save_trajectories(tmp_path / "own.h5", x, **OWN))[:]
+    assert torch.equal(kept, states("vectors"))
+    x[2, 3, 1] = np.ma.masked
+    message = r"x must be finite, but is masked at \(2, 3, 1\): none may be missing"
+    with pytest.raises(ValueError, match=message):
+        save_trajectories(tmp_path / "masked.h5", x, **OWN)
+    assert os.listdir(tmp_path) == ["own.h5"]
+
+
 def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = save_trajectories(tmp_path / "own.h5", states("vectors"), **OWN)
     before = path.read_bytes()

@@ -35,7 +35,7 @@ def save_trajectories(
         path: The HDF5 file to write.
         x: The trajectories, with shape (n, L, C, *space), in physical units: a tensor, an array, or
             what is indexed like one (of HDF5, Zarr or netCDF), read one trajectory at a time. It is
-            kept in float32. Neighbours in time are `dt` apart, and none is missing.
+            kept in float32. Neighbours in time are `dt` apart, and none is missing or masked.
         system: What they are of: any name but those of this package's systems.
         dt: The time between two states.
         units: The units of states and times, in words.
@@ -47,8 +47,8 @@ def save_trajectories(
         The file.
 
     Raises:
-        ValueError: The trajectories are not finite or of another shape, or an argument is out of
-            its range.
+        ValueError: The trajectories are not finite or real, some of them masked, or of another
+            shape, or an argument is out of its range.
         OSError: The file could not be written. What was there before is kept.
         ImportError: h5py is missing.
     """
@@ -114,6 +114,11 @@ def _channels(name: str, value: Sequence[float] | Tensor, count: int) -> np.ndar
 
 def _states(x: Any, i: int, shape: tuple[int, ...]) -> np.ndarray:
     """Checks trajectory i."""
+    if x.is_complex() if isinstance(x, Tensor) else np.iscomplexobj(x):
+        raise ValueError(f"x must be real, but trajectory {i} is {x.dtype}")
+    if np.ma.is_masked(x):
+        first = tuple(np.argwhere(np.ma.getmaskarray(x))[0].tolist())
+        raise ValueError(f"x must be finite, but is masked at {(i, *first)}: none may be missing")
     if isinstance(x, Tensor):
         x = x.detach().to("cpu", torch.float32)
     states = np.asarray(x, np.float32)
