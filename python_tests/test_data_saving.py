@@ -107,6 +107,19 @@ def test_digest_of_a_large_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert places == [(0, 0), (3, 0), (6, 4), (9, 8)]
 
 
+@pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.float64])
+def test_standardised_in_a_floating_type(kind: torch.dtype, tmp_path: Path):
+    """Integers too: a mean and a deviation are none."""
+    scale = {"mean": [0.5, 0.25, 0.75], "std": [0.5, 1.5, 2.5]}
+    data = Trajectories(save_trajectories(tmp_path / "own.h5", states("vectors"), **OWN, **scale))
+    x = torch.arange(6, dtype=kind).reshape(2, 3)
+    y = x if kind.is_floating_point else x.float()
+    for name in ("preprocess", "postprocess"):
+        result = getattr(data, name)(x)
+        assert torch.equal(result, getattr(data, name)(y))
+        assert result.dtype == y.dtype
+
+
 def test_what_is_constant_is_not_divided_by(tmp_path: Path):
     x = states("vectors")
     x[..., 1] = 7

@@ -233,6 +233,12 @@ def test_standardisation(path: Path, tmp_path: Path, network: MCScoreNet):
     assert scale.preprocess(x).tolist() == [[1, 0, -1]]
     assert torch.equal(scale.postprocess(scale.preprocess(x)), x)
 
+    # integers in a floating type, as which a deviation of 0.5 is not 0
+    scale = Standardisation(torch.tensor([0.5, 0.25, -0.75]), torch.tensor([0.5, 1.5, 2.5]))
+    whole = torch.tensor([[3, 2, -1]])
+    assert torch.equal(scale.preprocess(whole), scale.preprocess(whole.float()))
+    assert torch.equal(scale.postprocess(whole), scale.postprocess(whole.float()))
+
     fields = Standardisation(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]), dims=3)
     x = torch.ones(4, 2, 5, 5)
     expected = torch.tensor([2.0, 5.0]).reshape(2, 1, 1).expand(4, 2, 5, 5)

@@ -136,7 +136,8 @@ class Standardisation:
         return cls(mean, chain.postprocess(zero + 1) - mean, len(state))
 
     def _channels(self, value: Tensor, x: Tensor) -> Tensor:
-        return value.to(x).reshape(-1, *(1,) * (self.dims - 1))
+        dtype = torch.result_type(x, 1.0)  # of integers, a floating type
+        return value.to(x.device, dtype).reshape(-1, *(1,) * (self.dims - 1))
 
     def preprocess(self, x: Tensor) -> Tensor:
         """Standardises physical states (*, *state)."""

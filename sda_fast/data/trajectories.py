@@ -118,7 +118,8 @@ class Trajectories:
                 yield slice(i, i + rows), slice(j, j + states)
 
     def _channels(self, value: Tensor, x: Tensor) -> Tensor:
-        return value.to(x).reshape(-1, *(1 for _ in self.shape[3:]))
+        dtype = torch.result_type(x, 1.0)  # of integers, a floating type
+        return value.to(x.device, dtype).reshape(-1, *(1 for _ in self.shape[3:]))
 
     def preprocess(self, x: Tensor) -> Tensor:
         """Standardises physical states (*, *state)."""
