@@ -2,7 +2,9 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor
@@ -457,6 +459,30 @@ def test_unknown_names():
         build_system("lorenz64")
     with pytest.raises(ValueError, match=r"parameter of Lorenz96 must be one of n, .*, got 'J'"):
         build_system("lorenz96", J=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("lorenz63", {"steps": 1.5}, "steps of NoisyLorenz63 must be an integer, got 1.5"),
+        ("lorenz96", {"n": True}, "n of Lorenz96 must be an integer, got True"),
+        ("lorenz96", {"n": math.inf}, "n of Lorenz96 must be an integer, got inf"),
+        ("lorenz63", {"rho": None}, "rho of NoisyLorenz63 must be a number, got None"),
+        ("lorenz63", {"rho": True}, "rho of NoisyLorenz63 must be a number, got True"),
+        ("lorenz63", {"rho": "28"}, "rho of NoisyLorenz63 must be a number, got '28'"),
+        ("lorenz96_two_scale", {"hidden": 1}, "hidden of .* must be true or false, got 1"),
+    ],
+)
+def test_parameters_of_another_kind(name: str, parameters: dict[str, Any], message: str):
+    """Are refused, and not cut to what fits."""
+    with pytest.raises(ValueError, match=message):
+        build_system(name, **parameters)
+
+
+def test_parameters_as_numbers():
+    chain = build_system("lorenz63", steps=2.0, rho=np.float32(20), dt=np.int64(1))
+    assert (chain.steps, chain.rho, chain.dt) == (2, 20, 1)
+    assert (type(chain.steps), type(chain.rho), type(chain.dt)) == (int, float, float)
 
 
 def test_lotka_volterra():

@@ -3,6 +3,7 @@
 __all__ = ["CATALOGUE", "Entry", "build_system"]
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from .damped_spring import DampedSpring
@@ -40,7 +41,7 @@ class Entry:
         """Returns all arguments of the class, where only some are given.
 
         Raises:
-            ValueError: There is no such argument.
+            ValueError: There is no such argument, or its value is of another kind.
         """
         for name in parameters:
             if name not in self.parameters:
@@ -49,9 +50,21 @@ class Entry:
                     f"{', '.join(self.parameters)}, got {name!r}"
                 )
         return {
-            name: type(default)(parameters.get(name, default))
+            name: self._convert(name, parameters.get(name, default), type(default))
             for name, default in self.parameters.items()
         }
+
+    def _convert(self, name: str, value: Any, kind: type) -> Any:
+        """Returns the value of an argument as what it is by default, nothing of it cut off."""
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if kind is bool and isinstance(value, bool):
+            return value
+        if kind is float and number:
+            return float(value)
+        if kind is int and number and float(value).is_integer():
+            return int(value)
+        wanted = {bool: "true or false", float: "a number", int: "an integer"}[kind]
+        raise ValueError(f"{name} of {self.system.__name__} must be {wanted}, got {value!r}")
 
 
 #: The systems that data sets are made of.
@@ -129,7 +142,7 @@ def build_system(name: str, **parameters: Any) -> MarkovChain:
         parameters: Those of its arguments that are not as in the catalogue.
 
     Raises:
-        ValueError: There is no such system, or it has no such parameter.
+        ValueError: There is no such system, it has no such parameter, or that is of another kind.
     """
     if name not in CATALOGUE:
         raise ValueError(f"system must be one of {', '.join(CATALOGUE)}, got {name!r}")
