@@ -597,6 +597,15 @@ def test_missing_directory(tmp_path: Path):
         run(TINY, tmp_path / "nowhere" / "prior")
 
 
+def test_directory_as_output(tmp_path: Path):
+    """Is refused before anything is done."""
+    (tmp_path / "prior").mkdir()
+    for resume in (False, True):
+        with pytest.raises(IsADirectoryError, match=r"out must be a file, but '.*prior' is a dir"):
+            train(TINY, tmp_path / "prior", progress=False, resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == ["prior"]
+
+
 # The denoising error
 
 

@@ -141,6 +141,8 @@ def train(
         raise FileNotFoundError(
             f"no directory {str(files.out.parent)!r} to write {files.out.name} into"
         )
+    if files.out.is_dir():
+        raise IsADirectoryError(f"out must be a file, but {str(files.out)!r} is a directory")
 
     with group(device) as processes:
         processes.share(config.batch_size)
