@@ -597,6 +597,23 @@ def test_missing_directory(tmp_path: Path):
         run(TINY, tmp_path / "nowhere" / "prior")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order": 2, "length_aware": True, "lengths": (5, 4), "composition": "junction"}, "3"),
+        ({"order": 2, "length_aware": True, "lengths": (1, 2)}, "5"),
+        ({"order": 33, "states": 80}, "at least 2k"),
+    ],
+    ids=["junction", "centre", "long"],
+)
+def test_composition_that_is_not_served(tmp_path: Path, options: dict[str, Any], message: str):
+    """Is refused before anything is learnt: nobody could load the prior as it says."""
+    message = message if "at" in message else rf"windows of \[{message}\] states, the network"
+    with pytest.raises(ValueError, match=message):
+        train(replace(TINY, **options), tmp_path / "prior", progress=False)
+    assert not any(tmp_path.iterdir())
+
+
 def test_directory_as_output(tmp_path: Path):
     """Is refused before anything is done."""
     (tmp_path / "prior").mkdir()

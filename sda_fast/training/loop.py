@@ -128,7 +128,8 @@ def train(
         The record that is saved with the prior.
 
     Raises:
-        ValueError: The data do not fit, or what there is to resume is not of this run.
+        ValueError: The data do not fit, the lengths of windows do not serve the composition, or
+            what there is to resume is not of this run.
         RuntimeError: The loss is not finite. The checkpoint before is kept.
         OSError: A file could not be written. What was there before is kept.
     """
@@ -175,6 +176,9 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build_network(self.arguments)
+        self.shape = (32 if config.fields else 65, *self.source.state)
+        network.composition = config.composition
+        network.plan(self.shape[0])  # as whoever loads the prior will ask for
 
         average = copy.deepcopy(network).requires_grad_(False)
         if config.channels_last and config.fields:
@@ -183,7 +187,6 @@ class _Run:
                     parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         network, average = network.to(processes.device), average.to(processes.device)
 
-        self.shape = (32 if config.fields else 65, *self.source.state)
         self.sde = VPSDE(network, self.shape).to(processes.device)
         self.averaged = VPSDE(average, self.shape).to(processes.device)
         optimizer = torch.optim.AdamW(
