@@ -13,9 +13,14 @@ from sda_fast import VPSDE, Centre, GaussianScore, Junction, MCScoreNet, explain
 from sda_fast.presets import BUDGETS, LEAST, MEASURED, PRESETS, preset, scheduled, suggest
 
 
-def prior(length_aware: bool = True) -> VPSDE:
+def prior(length_aware: bool = True, lengths: tuple[int, ...] | None = None) -> VPSDE:
     network = MCScoreNet(
-        2, order=2, length_aware=length_aware, hidden_features=[8], activation=nn.SiLU
+        2,
+        order=2,
+        length_aware=length_aware,
+        lengths=lengths,
+        hidden_features=[8],
+        activation=nn.SiLU,
     )
     return VPSDE(network, (9, 2))
 
@@ -81,6 +86,28 @@ def test_suggest():
 
     assert suggest(prior(length_aware=False), 40).composition == Centre(2)
     assert suggest(VPSDE(nn.Identity(), (4,)), 40).composition is None
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ((3, 5), Junction(5, 2)),  # five states, then two more twice
+        ((4, 5), Junction(5, 1)),
+        ((1, 5), Junction(5, 4)),
+        ((5,), Centre(2)),
+        ((1, 2), None),
+    ],
+)
+def test_composition_that_the_network_has_learnt(lengths, expected):
+    """A rule whose windows it scores: half a window apart, or else as near to it as it can."""
+    sde = prior(lengths=lengths)
+    recipe = suggest(sde, 40)
+    assert recipe.composition == expected
+    if expected is None:
+        assert "windows of [1, 2] states, which no rule composes" in str(recipe)
+    else:
+        sde.eps.composition = recipe.composition
+        assert sde.eps.plan(9).states == 9
 
 
 def test_what_was_measured():

@@ -186,7 +186,8 @@ def suggest(
 
     Returns:
         The recipe. Printed, it explains itself, and says what was measured of such recipes. Its
-        composition is for `prior`'s network; where that is none that composes windows, it is None.
+        composition is for `prior`'s network, which has learnt the lengths of its windows; where
+        there is none, or the network is none that composes windows, it is None.
 
     Raises:
         ValueError: Both a budget and a time are given, or too little of one, or `last` is out of
@@ -205,7 +206,7 @@ def suggest(
         if isinstance(overrides.get(name), int | float) or overrides.get(name, 0) is None
     }
     network = _network(prior)
-    composition, reason = _composition(network)
+    composition, reason = _composition(network, prior.shape[0])
     composition = overrides.pop("composition", composition)
     why = [reason]
 
@@ -236,16 +237,25 @@ def _network(prior: Any) -> MCScoreNet | None:
     return eps if isinstance(eps, MCScoreNet) else None
 
 
-def _composition(network: MCScoreNet | None) -> tuple[Composition | None, str]:
-    """Chooses a rule of composition, and says why."""
+def _composition(network: MCScoreNet | None, length: int) -> tuple[Composition | None, str]:
+    """Chooses a rule of composition for trajectories of `length` states, and says why."""
     if network is None:
         return None, "the network scores whole trajectories"
     if not network.length_aware:
         return Centre(network.order), "the network scores windows of one length"
-    return (
-        Junction(network.window, network.order),
-        "the network is length-aware: junction, half a window apart",
-    )
+
+    learnt = range(1, network.window + 1) if network.lengths is None else network.lengths
+    strides = sorted(range(1, network.window), key=lambda stride: abs(stride - network.order))
+    for stride in strides:
+        rule = Junction(network.window, stride)
+        if {*rule.plan(length).lengths} <= {*learnt}:
+            apart = "half a window apart"
+            if stride != network.order:
+                apart = f"{stride} states apart, as the lengths that it has learnt allow"
+            return rule, f"the network is length-aware: junction, {apart}"
+    if network.window in learnt and length >= network.window:
+        return Centre(network.order), "the network has learnt no lengths for junctions: centre"
+    return None, f"the network has learnt windows of {list(learnt)} states, which no rule composes"
 
 
 def _pilot(
