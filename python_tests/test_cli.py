@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+from sda_fast import training
 from sda_fast.cli import main
+from sda_fast.io import build_network, save_prior
 
 
 def test_info(capsys: pytest.CaptureFixture[str]):
@@ -57,6 +59,43 @@ def test_errors_are_one_line(words, message, capsys: pytest.CaptureFixture[str])
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_prior_of_a_users_own(tmp_path, capsys: pytest.CaptureFixture[str]):
+    """It was saved with what it needs to be loaded, and no more."""
+    network = {"features": 3, "order": 1, "hidden_features": [8]}
+    schedule = {"class": "VPSDE", "alpha": "cos", "eta": 1e-3}
+    record = {"network": network, "schedule": schedule, "shape": [9, 3]}
+    save_prior(tmp_path / "own.safetensors", build_network(network), record)
+    assert main(["prior", str(tmp_path / "own.safetensors")]) == 0
+    printed = capsys.readouterr().out
+    assert "[9, 3]" in printed
+    assert "denoising error" not in printed
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (FloatingPointError("1 of 3 samples\nare not finite"), "1 of 3 samples are not finite"),
+        (ImportError("figures need matplotlib"), "figures need matplotlib"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_no_picture(
+    error, reason, tmp_path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Is no failure of a training that is done."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(training, "draw_samples", fail)
+    size = ["--order", "1", "--width", "8", "--depth", "1", "--states", "8"]
+    effort = ["--iterations", "3", "--batch-size", "4", "--trajectories", "10"]
+    out = tmp_path / "prior.safetensors"
+    assert main(["train", "lorenz63", *size, *effort, "--out", str(out)]) == 0
+    assert out.is_file()
+    assert capsys.readouterr().err.endswith(f"\nno picture of samples: {reason}\n")
 
 
 def test_unknown_system_is_refused(capsys: pytest.CaptureFixture[str]):

@@ -156,11 +156,13 @@ def _prior(arguments: argparse.Namespace) -> None:
     from .io import read_record
 
     record = read_record(arguments.name)
-    errors = record["validation"]
-
     for part in ("system", "shape", "network", "schedule", "data", "training"):
         if part in record:
             print(f"{part:10}{json.dumps(record[part])}")
+
+    errors = record.get("validation")
+    if not errors:  # only training measures them
+        return
     print("\ndenoising error by diffusion time, for windows of each length")
     print("  length" + "".join(f"{t:>8}" for t in errors["levels"]))
     for length, values in errors["denoising_error"].items():
@@ -222,8 +224,9 @@ def _train(arguments: argparse.Namespace) -> None:
         picture = out.with_name(out.name.removesuffix(".safetensors") + ".samples.png")
         try:
             draw_samples(out, picture)
-        except ImportError as error:  # the prior is there: a picture is not worth failing for
-            print(f"no picture of samples: {error}", file=sys.stderr)
+        except Exception as error:  # the prior is there: a picture is not worth failing for
+            reason = " ".join(str(error).split()) or type(error).__name__
+            print(f"no picture of samples: {reason}", file=sys.stderr)
 
 
 def _simulate(arguments: argparse.Namespace) -> None:
