@@ -9,6 +9,7 @@ import pytest
 from sda_fast import training
 from sda_fast.cli import main
 from sda_fast.io import build_network, save_prior
+from sda_fast.systems import MarkovChain
 
 
 def test_info(capsys: pytest.CaptureFixture[str]):
@@ -52,9 +53,20 @@ def test_train(tmp_path, capsys: pytest.CaptureFixture[str]):
         (["demo", "--out", "nowhere"], "no directory 'nowhere'"),
         (["train", "lorenz63", "--width", "0"], "width must be positive, got 0"),
         (["train", "lorenz63", "--lengths", "3"], "lengths are only for"),
+        (["train", "lorenz63", "--threads", "0"], "threads must be at least 1, got 0"),
+        (["train", "lorenz63", "--workers", "-1"], "workers must not be negative, got -1"),
+        (["train", "lorenz63", "--seed", str(2**64)], "seed must be between 0 and 2^63 - 1, got 1"),
+        (["train", "lorenz63", "--device", "cuda:99"], "device must be one that torch computes on"),
+        (["train", "lorenz63", "--device", "abacus"], "on, got 'abacus': "),
+        (["demo", "--members", "0"], "members must be at least 1, got 0"),
+        (["demo", "--seed", "-1"], "seed must be between 0 and 2^63 - 1, got -1"),
     ],
 )
-def test_errors_are_one_line(words, message, capsys: pytest.CaptureFixture[str]):
+def test_errors_are_one_line(
+    words, message, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Before anything is simulated."""
+    monkeypatch.setattr(MarkovChain, "trajectory", None)
     assert main(words) == 1
     error = capsys.readouterr().err
     assert message in error

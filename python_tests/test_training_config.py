@@ -57,6 +57,8 @@ def test_lengths_with_consistency():
         ({"precision": "half"}, "precision must be one of float32, bfloat16, got 'half'"),
         ({"composition": "junction"}, "only for a length_aware network"),
         ({"warmup": -1}, "warmup must not be negative, got -1"),
+        ({"seed": -1}, r"seed must be between 0 and 2\^63 - 1, got -1"),
+        ({"seed": 2**63}, r"seed must be between 0 and 2\^63 - 1, got 9223372036854775808"),
         ({"hidden_blocks": (1, 2)}, "as many as the 3 hidden_channels"),
         ({"parameters": {"rh": 1}}, "must be one of sigma, .*, got 'rh'"),
         ({"system": "lorenz63", "data": "x.h5", "coarsen": 2}, "of a simulated system"),

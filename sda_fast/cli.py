@@ -188,6 +188,8 @@ def _train(arguments: argparse.Namespace) -> None:
     from .training import Config, draw_samples, read_config, train
 
     if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
 
     target, given = arguments.target, vars(arguments)

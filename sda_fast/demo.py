@@ -43,7 +43,15 @@ def demo(
 
     Returns:
         A short table of results.
+
+    Raises:
+        ValueError: There are no members, or the seed is out of its range.
+        FileNotFoundError: There is no such directory.
     """
+    if members < 1:
+        raise ValueError(f"members must be at least 1, got {members}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be between 0 and 2^63 - 1, got {seed}")
     out = Path(out)
     if not out.is_dir():
         raise FileNotFoundError(f"no directory {str(out)!r} to write into")

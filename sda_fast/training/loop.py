@@ -128,8 +128,8 @@ def train(
         The record that is saved with the prior.
 
     Raises:
-        ValueError: The data do not fit, the lengths of windows do not serve the composition, or
-            what there is to resume is not of this run.
+        ValueError: The data do not fit, the lengths of windows do not serve the composition, what
+            there is to resume is not of this run, or an argument is out of its range.
         RuntimeError: The loss is not finite. The checkpoint before is kept.
         OSError: A file could not be written. What was there before is kept.
     """
@@ -137,6 +137,8 @@ def train(
     for name, value in (("every", every), ("checkpoint_every", checkpoint_every)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    if workers < 0:
+        raise ValueError(f"workers must not be negative, got {workers}")
     files = Files(Path(out))
     if not files.out.parent.is_dir():
         raise FileNotFoundError(

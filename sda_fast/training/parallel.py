@@ -58,12 +58,21 @@ def group(device: str | torch.device | None = None) -> Iterator[Group]:
 
     Arguments:
         device: Where to compute, by default on a GPU if there is one.
+
+    Raises:
+        ValueError: There is no such device.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device is None:
         local = int(os.environ.get("LOCAL_RANK", 0))
         device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    try:
+        device = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"device must be one that torch computes on, got {str(device)!r}: {reason}"
+        ) from error
 
     if size == 1:
         yield Group(0, 1, device)
