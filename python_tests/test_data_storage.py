@@ -462,6 +462,45 @@ def test_splits(data: Path, n: int, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
+    ("n", "expected"),
+    [
+        (4, (3, 1, 0)),
+        (5, (3, 1, 1)),
+        (6, (4, 1, 1)),
+        (7, (5, 1, 1)),
+        (8, (6, 1, 1)),
+        (9, (7, 1, 1)),
+    ],
+)
+def test_splits_of_a_few(
+    data: Path, n: int, expected: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+):
+    """None is empty for want of rounding: some validate where some test."""
+    trajectories = Trajectories(data)
+    monkeypatch.setattr(trajectories, "shape", (n, 5, 40))
+    start = 0
+    for name, count in zip(("train", "valid", "test"), expected, strict=True):
+        if count:
+            assert trajectories.split(name) == range(start, start + count)
+        else:
+            with pytest.raises(ValueError, match=f"the split '{name}' of {n} .* is empty"):
+                trajectories.split(name)
+        start += count
+    with pytest.raises(ValueError, match="the split 'valid'"):
+        trajectories.split("valid", (0.8, 0.0, 0.2))
+
+
+def test_splits_of_many(data: Path, monkeypatch: pytest.MonkeyPatch):
+    """Their bounds are the rounded ones."""
+    trajectories = Trajectories(data)
+    for n in range(8, 200):
+        monkeypatch.setattr(trajectories, "shape", (n, 5, 40))
+        ends = (0, round(n * 0.8), round(n * (0.8 + 0.1)), n)
+        for name, start, stop in zip(("train", "valid", "test"), ends, ends[1:], strict=False):
+            assert trajectories.split(name) == range(start, stop)
+
+
+@pytest.mark.parametrize(
     ("name", "fractions", "message"),
     [
         ("training", (0.8, 0.1, 0.1), "split must be one of train, valid, test or all"),

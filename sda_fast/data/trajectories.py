@@ -149,8 +149,12 @@ class Trajectories:
                 f"fractions must be three numbers, none negative, of sum 1, got {fractions}"
             )
 
-        i = names.index(name)
-        start, stop = (round(len(self) * sum(fractions[:k])) for k in (i, i + 1))
+        i, n = names.index(name), len(self)
+        ends = [round(n * sum(fractions[:k])) for k in range(4)]
+        # of a few, one that would train validates if others test; larger sets stay as they were
+        if n < 10 and fractions[1] > 0 and 1 < ends[1] == ends[2] < n:
+            ends[1] -= 1
+        start, stop = ends[i], ends[i + 1]
         if start == stop:
             raise ValueError(
                 f"the split {name!r} of {len(self)} trajectories by {fractions} is empty"
