@@ -486,6 +486,23 @@ def test_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert sum(errors) / len(errors) == pytest.approx(best, rel=1e-12)
 
 
+def test_metrics_do_not_depend_on_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The loss of a row is the mean since the row before, wherever the run was resumed."""
+
+    def losses(name: str) -> list[str]:
+        with (tmp_path / f"{name}.metrics.csv").open(newline="") as file:
+            return [row["loss"] for row in csv.DictReader(file)]
+
+    run(TINY, tmp_path / "whole", every=15)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 13)
+        with pytest.raises(KeyboardInterrupt):
+            run(TINY, tmp_path / "prior", every=15, checkpoint_every=4)
+    run(TINY, tmp_path / "prior", every=15, checkpoint_every=4, resume=True)
+    assert losses("prior") == losses("whole")
+    assert len(losses("whole")) == 2
+
+
 def test_tensorboard(tmp_path: Path):
     pytest.importorskip("tensorboard")
     run(TINY, tmp_path / "prior", every=10)

@@ -3,7 +3,7 @@
 __all__ = ["State", "finished", "read_header"]
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class State:
         iteration: The number of steps made.
         seconds: The time they took.
         best: The least validation error so far.
+        losses: The losses since the last validation.
     """
 
     network: MCScoreNet
@@ -41,6 +42,7 @@ class State:
     iteration: int = 0
     seconds: float = 0.0
     best: float = float("inf")
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def _moments(self) -> dict[str, Tensor]:
         """Returns the optimiser's tensors by parameter."""
@@ -77,6 +79,7 @@ class State:
                 f"the weights are not finite at iteration {self.iteration}: lower learning_rate"
             )
         tensors["generator"] = self.generator.get_state()
+        tensors["losses"] = self.losses
 
         header = {
             "config": asdict(config),
@@ -98,7 +101,7 @@ class State:
 
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
         tensors = load_file(path)
-        generator = tensors.pop("generator")
+        generator, losses = tensors.pop("generator"), tensors.pop("losses")
         for key, value in tensors.items():
             part, name = key.split(".", 1)
             parts[part][name] = value
@@ -120,6 +123,7 @@ class State:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
         self.generator.set_state(generator)
+        self.losses = losses
         self.iteration, self.seconds = header["iteration"], header["seconds"]
         self.best = float("inf") if header["best"] is None else header["best"]
 

@@ -237,7 +237,11 @@ class _Run:
                 if not (validates or keeps):
                     continue
 
-                mean = float(self.processes.mean(torch.stack(losses).mean()))
+                # of all processes, loss by loss: what the checkpoint has is the same for each
+                recent = self.processes.mean(torch.stack(losses)).cpu()
+                state.losses = torch.cat((state.losses, recent))
+                losses.clear()
+                mean = float(state.losses.mean())
                 if not math.isfinite(mean):
                     raise RuntimeError(
                         f"the loss is not finite at iteration {state.iteration}: lower "
@@ -248,7 +252,7 @@ class _Run:
                     errors = self._validate(metrics, mean)
                     bar.set_postfix_str(f"loss {mean:.4f}, valid {errors:.4f}")
                 if validates:
-                    losses.clear()
+                    state.losses = torch.zeros(0)
                 if lead and keeps:
                     if state.best == float("inf"):  # nothing there is of this run
                         self.files.forget()
