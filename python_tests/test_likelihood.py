@@ -168,6 +168,7 @@ def test_instruments_are_added():
     [
         (lambda: Gaussian(torch.tensor([math.inf]), A, 1.0), "y must be finite, or NaN"),
         (lambda: Gaussian(Y, A, 0.0), "std must be positive, got 0.0"),
+        (lambda: Gaussian(Y, A, Y.abs() - 0.3), r"std must be positive, .* at index \(0,\)"),
         (lambda: StudentT(Y, A, -1.0), "scale must be positive, got -1.0"),
         (lambda: StudentT(Y, A, 1.0, df=0), "df must be positive, got 0"),
         (lambda: Huber(Y, A, 1.0, delta=-1), "delta must be positive, got -1"),
@@ -184,3 +185,24 @@ def test_instruments_are_added():
 def test_errors(make: Callable[[], object], says: str):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (Gaussian, "std"),
+        (StudentT, "scale"),
+        (Huber, "scale"),
+        (LogNormal, "std"),
+        (Censored, "std"),
+    ],
+)
+def test_shape_of_a_parameter(make: Callable[..., Likelihood], name: str):
+    """One that y would be broadcast to would count each observation more than once."""
+    y, each = torch.rand(5, 1) + 0.1, torch.rand(5) + 0.1
+    says = rf"{name} must be a number or broadcast to y, with shape \(5, 1\), got shape"
+    for wrong in (each, each[None, :, None], each[:4, None]):
+        with pytest.raises(ValueError, match=says):
+            make(y, A, wrong)
+    for right in (0.5, each[:1], each[:, None]):
+        assert make(y, lambda x: x, right)(torch.rand(2, 5, 1)).shape == (2,)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ._arguments import checked, parameter
+
 Operator = Callable[[Tensor], Tensor]
 
 
@@ -28,17 +30,16 @@ class Likelihood(nn.Module):
         A: The observation operator, from trajectories (B, *event) to (B, *observation).
 
     Raises:
-        ValueError: y is infinite, or not in the likelihood's domain.
+        ValueError: y is infinite, or not in the likelihood's domain; a parameter is out of its
+            range, or does not broadcast to y.
+        TypeError: y is complex.
     """
 
     y: Tensor
 
     def __init__(self, y: Tensor, A: Operator):
         super().__init__()
-        y = torch.as_tensor(y)
-        if bool(torch.isinf(y).any()):
-            raise ValueError("y must be finite, or NaN where it was not observed")
-        self.register_buffer("y", y)
+        self.register_buffer("y", checked(y))
         self.A = A
 
     def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
@@ -88,12 +89,11 @@ class _Sum(Likelihood):
         return total
 
 
-def _positive(name: str, value: float | Tensor) -> Tensor:
-    """Checks an argument that must be positive."""
-    tensor = torch.as_tensor(value)
-    if not bool((tensor > 0).all()):
+def _positive(name: str, value: float) -> float:
+    """Checks a number that must be positive."""
+    if not value > 0:
         raise ValueError(f"{name} must be positive, got {value}")
-    return tensor
+    return float(value)
 
 
 class Gaussian(Likelihood):
@@ -109,7 +109,7 @@ class Gaussian(Likelihood):
 
     def __init__(self, y: Tensor, A: Operator, std: float | Tensor):
         super().__init__(y, A)
-        self.register_buffer("std", _positive("std", std))
+        self.register_buffer("std", parameter("std", std, self.y))
 
     def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
         """Returns the log-density of each observation."""
@@ -132,8 +132,8 @@ class StudentT(Likelihood):
 
     def __init__(self, y: Tensor, A: Operator, scale: float | Tensor, df: float = 3.0):
         super().__init__(y, A)
-        self.register_buffer("scale", _positive("scale", scale))
-        self.df = float(_positive("df", df))
+        self.register_buffer("scale", parameter("scale", scale, self.y))
+        self.df = _positive("df", df)
 
     def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
         """Returns the log-density of each observation."""
@@ -163,8 +163,8 @@ class Huber(Likelihood):
 
     def __init__(self, y: Tensor, A: Operator, scale: float | Tensor, delta: float = 1.345):
         super().__init__(y, A)
-        self.register_buffer("scale", _positive("scale", scale))
-        self.delta = float(_positive("delta", delta))
+        self.register_buffer("scale", parameter("scale", scale, self.y))
+        self.delta = _positive("delta", delta)
 
     def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
         """Returns the log-density of each observation, up to a constant."""
@@ -189,7 +189,7 @@ class Poisson(Likelihood):
         super().__init__(y, A)
         if bool((self.y < 0).any()):
             raise ValueError("y must be counts, zero or positive")
-        self.floor = float(_positive("floor", floor))
+        self.floor = _positive("floor", floor)
 
     def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
         """Returns the log-density of each observation."""
@@ -213,10 +213,10 @@ class LogNormal(Likelihood):
 
     def __init__(self, y: Tensor, A: Operator, std: float | Tensor, floor: float = 1e-6):
         super().__init__(y, A)
-        self.register_buffer("std", _positive("std", std))
+        self.register_buffer("std", parameter("std", std, self.y))
         if bool((self.y <= 0).any()):
             raise ValueError("y must be positive")
-        self.floor = float(_positive("floor", floor))
+        self.floor = _positive("floor", floor)
 
     def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
         """Returns the log-density of each observation."""
@@ -250,7 +250,7 @@ class Censored(Likelihood):
         high: float = math.inf,
     ):
         super().__init__(y, A)
-        self.register_buffer("std", _positive("std", std))
+        self.register_buffer("std", parameter("std", std, self.y))
         if not low < high:
             raise ValueError(f"low must be less than high, got {low} and {high}")
         if bool((self.y < low).any()) or bool((self.y > high).any()):

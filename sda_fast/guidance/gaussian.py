@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from .._arguments import parameter
 from .._kept import keeping, version
 from .base import Level, Vjp
 from .covariance import Covariance, check_covariance
@@ -69,18 +70,14 @@ class GaussianScore(ObservationGuidance):
 
         if (std is None) == (covariance is None):
             raise ValueError("std or covariance must be given, one of them and the other None")
-        self.register_buffer("std", None if std is None else torch.as_tensor(std))
+        self.register_buffer("std", None if std is None else parameter("std", std, self.y))
         self.register_buffer("covariance", covariance)
-        if self.std is not None:
-            self._check("std", self.std, self.std > 0, "positive")
         if self.covariance is not None:
             check_covariance(self.covariance, self.y.numel())
         if isinstance(gamma, Spectrum):
             self.gamma = gamma
         else:
-            diagonal = torch.as_tensor(gamma)
-            self._check("gamma", diagonal, diagonal >= 0, "zero or positive")
-            self.register_buffer("gamma", diagonal)
+            self.register_buffer("gamma", parameter("gamma", gamma, self.y, "zero or positive"))
 
         self.tolerance = tolerance
         self._system: tuple[Any, Covariance] | None = None

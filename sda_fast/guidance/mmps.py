@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._arguments import parameter
 from .base import Level, Vjp
 from .covariance import jacobian_product
 from .observed import ObservationGuidance
@@ -67,8 +68,7 @@ class MMPSGaussianScore(ObservationGuidance):
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {iterations}")
 
-        self.register_buffer("std", torch.as_tensor(std))
-        self._check("std", self.std, self.std > 0, "positive")
+        self.register_buffer("std", parameter("std", std, self.y))
 
         self.iterations = iterations
         self.solver = solver

@@ -1,13 +1,14 @@
 """What guidance modules have in common that know an observation y of A(x)."""
 
-__all__ = ["ObservationGuidance", "fits", "observe"]
+__all__ = ["ObservationGuidance", "observe"]
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Size, Tensor
+from torch import Tensor
 
+from .._arguments import checked, fits
 from .._calls import own
 from .base import Guidance, Vjp, by_autograd
 
@@ -31,34 +32,6 @@ def observe(A: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Vjp]:
         return A(x), lambda cotangent: product(x, cotangent)
 
 
-def _first(bad: Tensor) -> tuple[int, ...]:
-    """Returns the index of the first true element."""
-    return tuple(bad.nonzero()[0].tolist())
-
-
-def fits(shape: Size, other: Size) -> bool:
-    """Says whether a shape broadcasts to another one."""
-    pairs = zip(reversed(shape), reversed(other), strict=False)
-    return len(shape) <= len(other) and all(n in (1, m) for n, m in pairs)
-
-
-def _checked(y: Tensor) -> Tensor:
-    """Checks an observation."""
-    y = torch.as_tensor(y)
-    if y.is_complex():
-        raise TypeError(f"y must be real, got {y.dtype}")
-
-    infinite = torch.isinf(y)
-
-    if bool(infinite.any()):
-        raise ValueError(
-            f"y must be finite, or NaN where it was not observed, got {int(infinite.sum())} "
-            f"infinite of {y.numel()} elements, the first at index {_first(infinite)}"
-        )
-
-    return y
-
-
 class ObservationGuidance(Guidance):
     r"""Guidance by an observation.
 
@@ -78,7 +51,7 @@ class ObservationGuidance(Guidance):
 
     def __init__(self, y: Tensor, A: Callable[[Tensor], Tensor], sde: Any, detach: bool = False):
         super().__init__(sde, detach)
-        self.register_buffer("y", _checked(y))
+        self.register_buffer("y", checked(y))
         self.A = A
 
     def separable(self, x: Tensor) -> bool:
@@ -117,15 +90,3 @@ class ObservationGuidance(Guidance):
                 f"y is on {y.device}, but A(x) is on {prediction.device}: move the guidance module"
             )
         return prediction, vjp
-
-    def _check(self, name: str, value: Any, good: Tensor, sign: str) -> None:
-        """Checks the shape and the sign of the elements of what belongs to y."""
-        if not fits(value.shape, self.y.shape):
-            raise ValueError(
-                f"{name} must be a number or broadcast to y, with shape {tuple(self.y.shape)}, "
-                f"got shape {tuple(value.shape)}"
-            )
-        if not bool(good.all()):
-            bad = _first(~good)
-            where = f" at index {bad}" if value.ndim else ""
-            raise ValueError(f"{name} must be {sign}, got {value[bad].item()}{where}")

@@ -1,0 +1,50 @@
+"""What likelihoods and guidance are given: an observation, and what belongs to its elements."""
+
+__all__ = ["checked", "fits", "parameter"]
+
+import torch
+from torch import Size, Tensor
+
+
+def _first(bad: Tensor) -> tuple[int, ...]:
+    """Returns the index of the first true element."""
+    return tuple(bad.nonzero()[0].tolist())
+
+
+def fits(shape: Size, other: Size) -> bool:
+    """Says whether a shape broadcasts to another one."""
+    pairs = zip(reversed(shape), reversed(other), strict=False)
+    return len(shape) <= len(other) and all(n in (1, m) for n, m in pairs)
+
+
+def checked(y: Tensor) -> Tensor:
+    """Checks an observation."""
+    y = torch.as_tensor(y)
+    if y.is_complex():
+        raise TypeError(f"y must be real, got {y.dtype}")
+
+    infinite = torch.isinf(y)
+
+    if bool(infinite.any()):
+        raise ValueError(
+            f"y must be finite, or NaN where it was not observed, got {int(infinite.sum())} "
+            f"infinite of {y.numel()} elements, the first at index {_first(infinite)}"
+        )
+
+    return y
+
+
+def parameter(name: str, value: float | Tensor, y: Tensor, sign: str = "positive") -> Tensor:
+    """Checks what is one number or one for each element of y, "positive" or "zero or positive"."""
+    tensor = torch.as_tensor(value)
+    if not fits(tensor.shape, y.shape):
+        raise ValueError(
+            f"{name} must be a number or broadcast to y, with shape {tuple(y.shape)}, "
+            f"got shape {tuple(tensor.shape)}"
+        )
+    good = tensor > 0 if sign == "positive" else tensor >= 0
+    if not bool(good.all()):
+        bad = _first(~good)
+        where = f" at index {bad}" if tensor.ndim else ""
+        raise ValueError(f"{name} must be {sign}, got {tensor[bad].item()}{where}")
+    return tensor
