@@ -151,6 +151,52 @@ def test_outliers_pull_less():
     assert pull[StudentT][1] < pull[StudentT][0] / 4
 
 
+TAIL = [0.0, 1e-30, 1e-3, 0.3, 1, 3, 5, 8, 10, 13, 20, 30, 50, 100, 300, 1e3, 1e4, 1e6, 1e10, 1e15]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_far_from_the_end(end: str, dtype: torch.dtype):
+    """The pull of a reading at an end, from where it is all but sure to where it is absurd."""
+    low, high = (0.0, math.inf) if end == "low" else (-math.inf, 0.0)
+    z = torch.tensor([-z for z in TAIL] + TAIL, dtype=dtype)
+    x = ((-z if end == "low" else z) * 0.5)[:, None].requires_grad_()  # in units of std
+    value = Censored(torch.zeros(1, dtype=dtype), lambda x: x, 0.5, low, high)(x)
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+
+    z = z.double().numpy()
+    with np.errstate(over="ignore"):
+        pull = math.sqrt(2 / math.pi) / special.erfcx(-z / math.sqrt(2)) / 0.5
+    narrow = dtype == torch.float32
+    exact = {"rtol": 1e-5 if narrow else 1e-12, "atol": 1e-30 if narrow else 0.0}
+    torch.testing.assert_close(value.double(), torch.tensor(special.log_ndtr(z)), **exact)
+    pull = torch.tensor(-pull if end == "low" else pull)
+    torch.testing.assert_close(gradient[:, 0].double(), pull, **exact)
+
+
+@pytest.mark.parametrize("variance", [0.0, 0.7])
+def test_curvature_of_a_censored_reading(variance: float):
+    module = CASES["censored"][0]
+    x = X.clone().requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: module(x, variance), (x,))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", [*CASES, "huber"])
+def test_half_types(name: str, dtype: torch.dtype):
+    """What is predicted in a half type is weighed in float32."""
+    module = Huber(Y, A, 0.5) if name == "huber" else CASES[name][0]
+    x = X.to(dtype).requires_grad_()
+    value = module(x, 0.7)
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    wide = x.detach().float().requires_grad_()
+    # the operator itself is evaluated in the half type
+    tolerance = 1e-5 if module.A is A else 0.05
+    torch.testing.assert_close(value, module(wide, 0.7), rtol=tolerance, atol=tolerance)
+    (expected,) = torch.autograd.grad(module(wide, 0.7).sum(), wide)
+    torch.testing.assert_close(gradient, expected.to(dtype), rtol=0.05, atol=0.05)
+
+
 def test_instruments_are_added():
     both = CASES["gaussian"][0] + CASES["poisson"][0]
     three = both + CASES["student-t"][0]

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ._arguments import checked, parameter
+from ._normal import log_ndtr
+from .reference import widen
 
 Operator = Callable[[Tensor], Tensor]
 
@@ -53,7 +55,8 @@ class Likelihood(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor, variance: float = 0.0) -> Tensor:
-        """Maps trajectories (B, *event) and a variance to log-likelihoods (B)."""
+        """Maps trajectories (B, *event) and a variance to log-likelihoods (B); those of predictions
+        of a half type are float32."""
         prediction = self.A(x)
         if prediction.shape[:1] != x.shape[:1] or prediction.shape[1:] != self.y.shape:
             raise ValueError(
@@ -61,6 +64,7 @@ class Likelihood(nn.Module):
                 f"not ({len(x)}, *observation)"
             )
 
+        prediction = widen(prediction)
         y = self.y.to(prediction.dtype)
         missing = y.isnan()
         # stand-ins that every likelihood can evaluate, so that no NaN reaches the gradient
@@ -259,11 +263,12 @@ class Censored(Likelihood):
 
     def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
         """Returns the log-density of each reading, or the log-probability of one at an end."""
-        total = self.std**2 + variance
-        inside = -((y - prediction) ** 2 / total + torch.log(2 * math.pi * total)) / 2
-        root = torch.sqrt(total)
-        # an end that is infinite is never read, and would put NaN into the gradient
-        low, high = (end if math.isfinite(end) else 0.0 for end in (self.low, self.high))
-        below = torch.special.log_ndtr((low - prediction) / root)
-        above = torch.special.log_ndtr((prediction - high) / root)
-        return torch.where(y <= self.low, below, torch.where(y >= self.high, above, inside))
+        root = torch.sqrt(self.std**2 + variance)
+        low, high = y <= self.low, y >= self.high
+        end = low | high
+        # each is evaluated where it is read only, and puts no NaN into the gradient elsewhere
+        inside = torch.where(end, 0.0, y - prediction) / root
+        beyond = torch.where(low, self.low - prediction, prediction - self.high)
+        beyond = torch.where(end, beyond, 0.0) / root
+        density = -(inside**2) / 2 - torch.log(math.sqrt(2 * math.pi) * root)
+        return torch.where(end, log_ndtr(beyond), density)
