@@ -23,6 +23,7 @@ from sda_fast import (
     observation,
 )
 from sda_fast.evaluation import Gaussian, GaussianEstimator
+from sda_fast.guidance.solve import conjugate_gradient, gmres
 
 L, D = 7, 3
 PROCESSES = [VPSDE, SubVPSDE, SubSubVPSDE]
@@ -302,6 +303,55 @@ def test_infinite_observations(guide: str):
     message = r"y must be finite, or NaN .* got 1 infinite of 3 elements, the first at .* \(1, 0\)"
     with pytest.raises(ValueError, match=message):
         OWN[guide](y, OPERATORS["subset"])
+
+
+EVERY: dict[str, Callable[..., nn.Module]] = {
+    "gaussian": partial(GaussianScore, std=0.1),
+    "factored": partial(GaussianScore, std=None, covariance=0.01 * torch.eye(3).double()),
+    "iterated": partial(
+        GaussianScore,
+        std=0.1,
+        gamma=Spectrum(torch.eye(L * D).double().reshape(L, D, -1), torch.ones(L * D).double()),
+    ),
+    "gmres": partial(MMPSGaussianScore, std=0.1),
+    "cg": partial(MMPSGaussianScore, std=0.1, solver="cg"),
+    "dps": partial(DPSGaussianScore, per_sample=True),
+}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+@pytest.mark.parametrize("guide", list(EVERY))
+def test_prediction_that_is_not_finite(guide: str, value: float):
+    """It is no observation that is missing: its own sample is told, and no other. Where nothing was
+    observed, it does not count."""
+    sde, c, t = prior(), torch.zeros(1), torch.tensor(0.4)
+    x, y = torch.randn(2, L, D), torch.randn(3, 1)
+
+    def A(x: Tensor) -> Tensor:
+        bad = torch.zeros(len(x), 3, 1)
+        bad[0, 1] = value
+        return OPERATORS["subset"](x) + bad
+
+    score = EVERY[guide]
+    result = score(y, A, sde=sde)(x, t, c)
+    expected = score(y, OPERATORS["subset"], sde=sde)(x, t, c)
+    assert not result[0].isfinite().all()
+    torch.testing.assert_close(result[1], expected[1])
+
+    y[1] = math.nan
+    expected = score(y, OPERATORS["subset"], sde=sde)(x, t, c)
+    torch.testing.assert_close(score(y, A, sde=sde)(x, t, c), expected)
+
+
+@pytest.mark.parametrize("solve", [conjugate_gradient, gmres])
+def test_solvers_let_nan_through(solve: Callable[..., Tensor]):
+    """Of the right-hand side and of products with M, in their own sample."""
+    b = torch.ones(4, 3)
+    b[1, 2], b[2, 0] = math.nan, math.inf
+    factor = torch.tensor([2.0, 2.0, 2.0, math.nan])[:, None]
+    x = solve(lambda u: factor * u, b, 2)
+    torch.testing.assert_close(x[0], 0.5 * b[0])
+    assert all(not x[i].isfinite().any() for i in (1, 2, 3))
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 1), (2, 1), (5, 3, 1), (3, 2)])

@@ -87,13 +87,12 @@ class GaussianScore(ObservationGuidance):
         (y - A(\hat x))`."""
         prediction, transposed = self.predict(x)
         ratio = sigma / mu
-        y = self.y.to(prediction.dtype)
 
         if self.std is not None and not isinstance(self.gamma, Spectrum):
+            y = self.y.to(prediction.dtype)
             return transposed(ops.residual(y, prediction, self.std, self.gamma, ratio))
 
-        residual = torch.nan_to_num(y - prediction, nan=0.0)
-        covariance = self._covariance(prediction)
+        covariance, residual = self._covariance(prediction), self.residual(prediction)
         return transposed(covariance.inverse(residual, x, transposed, float(ratio)))
 
     @keeping()
@@ -176,7 +175,7 @@ class DPSGaussianScore(ObservationGuidance):
         r"""Returns :math:`2 \zeta A^\top (y - A(\hat x)) / \| y - A(\hat x) \|`."""
         prediction, transposed = self.predict(x)
 
-        error = torch.nan_to_num(self.y.to(prediction.dtype) - prediction, nan=0.0)
+        error = self.residual(prediction)
         if self.per_sample:
             norm = error.flatten(1).norm(dim=1).reshape(-1, *(1,) * (error.ndim - 1))
         else:

@@ -5,7 +5,6 @@ __all__ = ["MMPSGaussianScore"]
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .._arguments import parameter
@@ -89,8 +88,7 @@ class MMPSGaussianScore(ObservationGuidance):
             spread = (sigma / mu) ** 2 * (pulled - sigma * vjp(pulled))
             return (observed * (variance * u + forward(spread))).flatten(1)
 
-        residual = torch.nan_to_num(y - prediction, nan=0.0)
-        solve = SOLVERS[self.solver]
-        solution = solve(apply, residual.flatten(1), self.iterations, self.tolerance)
+        residual = self.residual(prediction).flatten(1)
+        solution = SOLVERS[self.solver](apply, residual, self.iterations, self.tolerance)
 
         return transposed(solution.reshape(prediction.shape))

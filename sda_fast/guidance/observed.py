@@ -90,3 +90,9 @@ class ObservationGuidance(Guidance):
                 f"y is on {y.device}, but A(x) is on {prediction.device}: move the guidance module"
             )
         return prediction, vjp
+
+    def residual(self, prediction: Tensor) -> Tensor:
+        """Returns y - A(x), 0 where nothing was observed. A prediction that is NaN or infinite
+        where something was is not taken for that: it gives a residual that is so."""
+        y = self.y.to(prediction.dtype)
+        return torch.where(y.isnan(), 0.0, y - prediction)

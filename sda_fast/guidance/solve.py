@@ -18,7 +18,8 @@ def conjugate_gradient(
 ) -> Tensor:
     r"""Solves :math:`M x = b` for symmetric, positive definite M (Hestenes & Stiefel, 1952).
 
-    A sample stops where its residual is small enough, or where M turns out not to be positive.
+    A sample stops where its residual is small enough, or where M turns out not to be positive. One
+    with what is not finite gets NaN.
 
     Arguments:
         apply: The product with M, from (B, m) to (B, m).
@@ -31,12 +32,12 @@ def conjugate_gradient(
     enough = tolerance**2 * square
 
     for _ in range(iterations):
-        goes_on = square > enough
+        goes_on = ~(square <= enough)
         if tolerance > 0 and not bool(goes_on.any()):
             break
         product = apply(p)
         curvature = _dot(p, product)
-        goes_on = goes_on & (curvature > 0)
+        goes_on = goes_on & ~(curvature <= 0)  # NaN goes on, and is seen
         step = torch.where(goes_on, square / torch.where(goes_on, curvature, 1.0), 0.0)
         x, r = x + step * p, r - step * product
         before, square = square, torch.where(goes_on, _dot(r, r), 0.0)
@@ -49,7 +50,7 @@ def gmres(
     apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float = 0.0
 ) -> Tensor:
     r"""Solves :math:`M x = b` for any M in the Krylov space of some products (Saad & Schultz,
-    1986): x is where the norm of the residual is least.
+    1986): x is where the norm of the residual is least. A sample with what is not finite gets NaN.
 
     Arguments:
         apply: The product with M, from (B, m) to (B, m).
@@ -76,6 +77,8 @@ def gmres(
         basis.append(torch.where(more, product / torch.where(more, left, 1.0), 0.0))
 
     # a pseudo-inverse, since the space of some samples may be complete before that of others
-    weights = norm * torch.linalg.pinv(hessenberg)[:, :, 0]
+    finite = hessenberg.isfinite().all(dim=2).all(dim=1)[:, None]
+    inverse = torch.linalg.pinv(torch.where(finite[:, None], hessenberg, 0.0))
+    weights = torch.where(finite, norm * inverse[:, :, 0], torch.nan)
 
     return sum((weights[:, n, None] * v for n, v in enumerate(basis[:-1])), torch.zeros_like(b))
