@@ -584,6 +584,18 @@ def test_covariance_beside_a_number():
     torch.testing.assert_close(full(x, t), plain(x, t), rtol=1e-10, atol=1e-10)
 
 
+def test_covariance_of_a_broadcast_observation():
+    """One of y alone would make the noise of all that it is compared with the same number."""
+    sde, A, x = prior(), OPERATORS["subset"], torch.randn(2, L, D)
+    for y in (torch.ones(1), torch.ones(1, 1)):
+        guidance = GaussianScore(y, A, None, sde, covariance=torch.eye(1))
+        says = (
+            r"covariance of shape \(1, 1\) A\(x\) must have 1 elements .* got 3 of shape \(3, 1\)"
+        )
+        with pytest.raises(ValueError, match=says):
+            guidance(x, torch.tensor(0.4), torch.zeros(1))
+
+
 def test_observation_that_changes_is_seen():
     sde, prior, H, noise, y, x = gaussian_problem()
     t, gamma = torch.tensor(0.3), spectrum(prior.covariance)

@@ -112,6 +112,11 @@ class GaussianScore(ObservationGuidance):
                 return value.expand(shape).flatten()
 
             noise = self.covariance
+            if noise is not None and len(noise) != shape.numel():
+                raise ValueError(
+                    f"with a covariance of shape {tuple(noise.shape)} A(x) must have {len(noise)} "
+                    f"elements a trajectory, as y has, got {shape.numel()} of shape {tuple(shape)}"
+                )
             if self.std is not None:
                 noise = flat(self.std**2)
             assert noise is not None
