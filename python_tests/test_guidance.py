@@ -343,13 +343,14 @@ def test_prediction_that_is_not_finite(guide: str, value: float):
     torch.testing.assert_close(score(y, A, sde=sde)(x, t, c), expected)
 
 
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3])
 @pytest.mark.parametrize("solve", [conjugate_gradient, gmres])
-def test_solvers_let_nan_through(solve: Callable[..., Tensor]):
+def test_solvers_let_nan_through(solve: Callable[..., Tensor], tolerance: float):
     """Of the right-hand side and of products with M, in their own sample."""
     b = torch.ones(4, 3)
     b[1, 2], b[2, 0] = math.nan, math.inf
     factor = torch.tensor([2.0, 2.0, 2.0, math.nan])[:, None]
-    x = solve(lambda u: factor * u, b, 2)
+    x = solve(lambda u: factor * u, b, 2, tolerance)
     torch.testing.assert_close(x[0], 0.5 * b[0])
     assert all(not x[i].isfinite().any() for i in (1, 2, 3))
 
@@ -449,6 +450,11 @@ def test_operator_of_no_tensor():
 # With the prior's covariance
 
 
+class Shrink(nn.Module):
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        return 0.9 * x
+
+
 class Linear:
     """A linear observation operator with its own products, as those of sda_fast.observation."""
 
@@ -518,6 +524,49 @@ def test_exact_by_the_networks_own_jacobian(t: float, solver: str):
     guidance = MMPSGaussianScore(y, Linear(H), std, sde, iterations=2 * len(y), solver=solver)
     expected = exact_posterior(prior, H, torch.diag(std**2), y, sde, x, t)
     torch.testing.assert_close(guidance(x, torch.tensor(t)), expected, rtol=1e-6, atol=1e-6)
+
+
+SYSTEMS: dict[str, Callable[..., nn.Module]] = {
+    "gmres": lambda y, A, s, sde: MMPSGaussianScore(y, A, s, sde),
+    "cg": lambda y, A, s, sde: MMPSGaussianScore(y, A, s, sde, solver="cg"),
+    "iterated": lambda y, A, s, sde: GaussianScore(y, A.__call__, s, sde, white()),
+    "factored": lambda y, A, s, sde: GaussianScore(y, A, s, sde, white()),
+    "covariance": lambda y, A, s, sde: GaussianScore(
+        y, A, None, sde, white(), covariance=torch.eye(3, dtype=torch.float64) * s.double() ** 2
+    ),
+}
+
+
+def white() -> Spectrum:
+    return Spectrum(torch.eye(3), torch.ones(3))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e-24, 1e-20, 1e-12, 1e-8, 1e8, 1e12, 1e20, 1e24])
+@pytest.mark.parametrize("guide", list(SYSTEMS))
+def test_units_of_the_observation(guide: str, scale: float):
+    """Guidance does not depend on them, in float32, whose squares of 1e20 are infinite."""
+    torch.set_default_dtype(torch.float32)
+    sde, t = VPSDE(Shrink(), (3,)), torch.tensor(0.3)
+    x, y, std = torch.randn(4, 3), torch.randn(3), torch.tensor([0.1, 0.2, 0.3])
+    H = torch.randn(3, 3)
+    expected = SYSTEMS[guide](y, Linear(H), std, sde)(x, t)
+    result = SYSTEMS[guide](scale * y, Linear(scale * H), scale * std, sde)(x, t)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_solver_that_finds_nothing_says_so():
+    """Where the network's Jacobian makes the covariance negative there is no guidance by CG."""
+
+    class Steep(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+            return 100 * x
+
+    guidance = MMPSGaussianScore(
+        torch.ones(3), lambda x: x, 1e-3, VPSDE(Steep(), (3,)), solver="cg"
+    )
+    with pytest.warns(RuntimeWarning, match="cg found no guidance for 2 of 2 samples"):
+        guidance(torch.randn(2, 3), torch.tensor(0.5))
 
 
 def test_more_iterations_are_nearer():

@@ -65,6 +65,9 @@ def check_covariance(covariance: Tensor, size: int) -> None:
 class Covariance:
     r"""The covariance M of an observation, and products with its inverse.
 
+    All is in units of the noise, a geometric mean of its deviations, whose square may overflow or
+    underflow.
+
     Arguments:
         noise: :math:`\Sigma_y`, with shape (m, m), or its diagonal, with shape (m).
         gamma: The spectrum of the prior's covariance, or the diagonal that takes the place of
@@ -84,6 +87,8 @@ class Covariance:
     ):
         self.noise, self.gamma, self.A = noise, gamma, A
         self.observed, self.tolerance = observed, tolerance
+        variance = noise.diagonal() if noise.ndim == 2 else noise
+        self._unit = float((variance.double().log().mean() / 2).exp())
         self._projected: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -101,53 +106,61 @@ class Covariance:
             transposed: The vector-Jacobian product of A there.
             ratio: :math:`\sigma / \mu`.
         """
-        flat = residual.flatten(1)
+        flat = residual.flatten(1) / self._unit
         if self.is_dense:
             factor = torch.linalg.cholesky(self._dense(x, ratio))
             solution = torch.cholesky_solve(flat.double().T, factor).T.to(flat.dtype)
         else:
-            spread = self._spread(x, transposed, residual.shape, ratio)
+            solution = self._iterated(flat, x, transposed, residual.shape, ratio)
+        return (solution / self._unit).reshape(residual.shape)
 
-            def apply(u: Tensor) -> Tensor:
-                u = self.observed * u
-                return self.observed * (self._noise(u) + ratio**2 * spread(u))
+    def _iterated(
+        self, flat: Tensor, x: Tensor, transposed: Vjp, shape: Size, ratio: float
+    ) -> Tensor:
+        r"""Solves :math:`M u = r`"""
+        spread = self._spread(x, transposed, shape, ratio)
+        noise = (self.noise.double() / self._unit**2).to(flat.dtype)
 
-            most = 2 * flat.shape[1]
-            solution = conjugate_gradient(apply, flat, min(most, 500), self.tolerance)
-            left = (apply(solution) - flat).norm(dim=1) / flat.norm(dim=1).clamp_min(1e-30)
-            worst = float(left.nan_to_num(0.0).max())  # NaN is seen in the solution
-            if worst > 10 * self.tolerance:
-                warnings.warn(
-                    "the covariance of the observation was inverted to a relative residual of "
-                    f"{worst:.1g} only, not {self.tolerance:g}: the guidance is less "
-                    "exact than asked",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-        return solution.reshape(residual.shape)
+        def apply(u: Tensor) -> Tensor:
+            u = self.observed * u
+            noisy = u @ noise if noise.ndim == 2 else noise * u
+            return self.observed * (noisy + ratio**2 * spread(u))
+
+        solution = conjugate_gradient(apply, flat, min(2 * flat.shape[1], 500), self.tolerance)
+        size = flat.norm(dim=1).clamp_min(torch.finfo(flat.dtype).tiny)
+        left = (apply(solution) - flat).norm(dim=1) / size
+        bad = left[left > 10 * self.tolerance]  # one that is NaN is so in the solution
+        if len(bad) > 0:
+            warnings.warn(
+                "the covariance of the observation was inverted to a relative residual of "
+                f"{float(bad.max()):.1g} only, not {self.tolerance:g}: the guidance is less "
+                "exact than asked",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return solution
 
     def _spread(self, x: Tensor, transposed: Vjp, shape: Size, ratio: float) -> Vjp:
         r"""Returns the product with :math:`A \Gamma A^\top`, or with what takes its place."""
-        gamma = self.gamma
+        gamma, unit = self.gamma, self._unit
         if not isinstance(gamma, Spectrum):
-            return lambda u: gamma.to(u.dtype) * u
+            diagonal = gamma.double() / unit**2
+            return lambda u: diagonal.to(u.dtype) * u
         forward = jacobian_product(self.A, x)
-        return lambda u: forward(gamma.multiply(transposed(u.reshape(shape)), ratio)).flatten(1)
-
-    def _noise(self, u: Tensor) -> Tensor:
-        noise = self.noise.to(u.dtype)
-        return u @ noise if noise.ndim == 2 else noise * u
+        return lambda u: (
+            forward(gamma.multiply(transposed(u.reshape(shape)) / unit, ratio)).flatten(1) / unit
+        )
 
     def _dense(self, x: Tensor, ratio: float) -> Tensor:
         """Returns M, with shape (m, m), with the identity where nothing is observed."""
-        noise = self.noise.double()
+        noise = self.noise.double() / self._unit**2
         M = noise if noise.ndim == 2 else torch.diag(noise)
         if isinstance(self.gamma, Spectrum):
             HQ, HH = self._project(self.gamma, x)
             values, rest = self.gamma.gamma(ratio)
             M = M + ratio**2 * ((HQ * (values - rest)) @ HQ.T + rest * HH)
         else:
-            M = M + ratio**2 * torch.diag(self.gamma.double())
+            M = M + ratio**2 * torch.diag(self.gamma.double() / self._unit**2)
 
         both = self.observed[:, None] & self.observed
         return torch.where(both, M, torch.eye(len(M), dtype=M.dtype, device=M.device))
@@ -156,10 +169,11 @@ class Covariance:
         """Returns A Q and A A^T, made once."""
         if self._projected is None:
             vectors = spectrum.vectors.movedim(-1, 0).to(x.dtype)
-            HQ = self.A(vectors).flatten(1).T
+            HQ = self.A(vectors).flatten(1).T / self._unit
             m = self.observed.numel()
             unit = torch.eye(m, dtype=x.dtype, device=x.device)
             shape = self.A(x[:1]).shape[1:]
             rows = self.A.vjp(x[:1].expand(m, *x.shape[1:]), unit.reshape(m, *shape))  # type: ignore[attr-defined]
-            self._projected = HQ.double(), self.A(rows).flatten(1).double()
+            HH = self.A(rows / self._unit).flatten(1) / self._unit
+            self._projected = HQ.double(), HH.double()
         return self._projected

@@ -118,7 +118,7 @@ class GaussianScore(ObservationGuidance):
                     f"elements a trajectory, as y has, got {shape.numel()} of shape {tuple(shape)}"
                 )
             if self.std is not None:
-                noise = flat(self.std**2)
+                noise = flat(self.std.double() ** 2)  # which may overflow or underflow else
             assert noise is not None
             gamma = self.gamma if isinstance(self.gamma, Spectrum) else flat(self.gamma)
             observed = flat(~self.y.isnan())

@@ -2,9 +2,11 @@
 
 __all__ = ["MMPSGaussianScore"]
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .._arguments import parameter
@@ -80,15 +82,31 @@ class MMPSGaussianScore(ObservationGuidance):
 
         y = self.y.to(prediction.dtype)
         observed = ~y.isnan()
-        variance = (self.std**2).to(y.dtype)
+        # in units of the noise, whose square may overflow or underflow
+        unit = self.std.log().mean().exp().to(y.dtype)
+        variance = ((self.std / unit) ** 2).to(y.dtype)
 
         def apply(u: Tensor) -> Tensor:
             u = observed * u.reshape(prediction.shape)
-            pulled = transposed(u)
+            pulled = transposed(u) / unit
             spread = (sigma / mu) ** 2 * (pulled - sigma * vjp(pulled))
-            return (observed * (variance * u + forward(spread))).flatten(1)
+            return (observed * (variance * u + forward(spread) / unit)).flatten(1)
 
-        residual = self.residual(prediction).flatten(1)
+        residual = self.residual(prediction).flatten(1) / unit
         solution = SOLVERS[self.solver](apply, residual, self.iterations, self.tolerance)
+        self._warn_of_none(residual, solution)
 
-        return transposed(solution.reshape(prediction.shape))
+        return transposed(solution.reshape(prediction.shape)) / unit
+
+    def _warn_of_none(self, residual: Tensor, solution: Tensor) -> None:
+        """Says where the solver found nothing, which it cannot while a graph is captured."""
+        if residual.is_cuda and torch.cuda.is_current_stream_capturing():
+            return
+        none = (residual != 0).any(dim=1) & (solution == 0).all(dim=1)
+        if bool(none.any()):
+            warnings.warn(
+                f"{self.solver} found no guidance for {int(none.sum())} of {len(none)} samples: "
+                "the covariance of the observation is not positive along y - A(x)",
+                RuntimeWarning,
+                stacklevel=2,
+            )

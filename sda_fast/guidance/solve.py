@@ -13,6 +13,13 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(dim=1, keepdim=True)
 
 
+def _size(b: Tensor) -> Tensor:
+    """Returns the sums of the rows' sizes, with shape (B, 1), 1 for rows of zeros. Over them, rows
+    have squares that neither overflow nor underflow."""
+    size = b.abs().sum(dim=1, keepdim=True)
+    return torch.where(size == 0, 1.0, size)
+
+
 def conjugate_gradient(
     apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float = 0.0
 ) -> Tensor:
@@ -27,6 +34,8 @@ def conjugate_gradient(
         iterations: The number of products at most.
         tolerance: The norm of the residual, relative to that of b, at which to stop.
     """
+    size = _size(b)
+    b = b / size
     x, r, p = torch.zeros_like(b), b, b
     square = _dot(r, r)
     enough = tolerance**2 * square
@@ -43,7 +52,7 @@ def conjugate_gradient(
         before, square = square, torch.where(goes_on, _dot(r, r), 0.0)
         p = r + torch.where(goes_on, square / torch.where(goes_on, before, 1.0), 0.0) * p
 
-    return x
+    return size * x
 
 
 def gmres(
@@ -60,25 +69,27 @@ def gmres(
             space is complete.
     """
     iterations = min(iterations, b.shape[1])
+    size = _size(b)
+    b = b / size
     norm = b.norm(dim=1, keepdim=True)
     basis = [b / torch.where(norm > 0, norm, 1.0)]
     hessenberg = b.new_zeros(len(b), iterations + 1, iterations)
 
     for n in range(iterations):
         product = apply(basis[n])
-        size = product.norm(dim=1, keepdim=True)
+        whole = product.norm(dim=1, keepdim=True)
         for i, v in enumerate(basis):
             along = _dot(v, product)
             hessenberg[:, i, n] = along[:, 0]
             product = product - along * v
         left = product.norm(dim=1, keepdim=True)
-        more = left > max(tolerance, 8 * torch.finfo(b.dtype).eps) * size
+        more = left > max(tolerance, 8 * torch.finfo(b.dtype).eps) * whole
         hessenberg[:, n + 1, n] = torch.where(more, left, 0.0)[:, 0]
         basis.append(torch.where(more, product / torch.where(more, left, 1.0), 0.0))
 
     # a pseudo-inverse, since the space of some samples may be complete before that of others
     finite = hessenberg.isfinite().all(dim=2).all(dim=1)[:, None]
     inverse = torch.linalg.pinv(torch.where(finite[:, None], hessenberg, 0.0))
-    weights = torch.where(finite, norm * inverse[:, :, 0], torch.nan)
+    weights = torch.where(finite, size * norm * inverse[:, :, 0], torch.nan)
 
     return sum((weights[:, n, None] * v for n, v in enumerate(basis[:-1])), torch.zeros_like(b))
