@@ -675,6 +675,26 @@ def test_system_that_changes_is_seen():
         torch.testing.assert_close(guidance(x, t), anew(x, t))
 
 
+@pytest.mark.parametrize("first", [torch.bfloat16, torch.float32])
+def test_system_is_as_exact_as_the_state(first: torch.dtype):
+    """What is kept of a call in a narrow type does not serve a wide one."""
+    _, prior, H, noise, y, x = gaussian_problem()
+    sde, t, gamma = VPSDE(Shrink(), (12,)), torch.tensor(0.3), spectrum(prior.covariance)
+    A = observation.Linear((12,), H)
+    guidance, anew = (GaussianScore(y, A, None, sde, gamma, covariance=noise) for _ in "ab")
+    guidance(x.to(first), t)
+    torch.testing.assert_close(guidance(x, t), anew(x, t), rtol=0, atol=0)
+
+
+def test_system_of_trajectories_of_another_length():
+    """What is kept of the first does not serve the second."""
+    sde, t, x = VPSDE(Shrink(), (3,)), torch.tensor(0.3), torch.randn(2, 3)
+    guidance = GaussianScore(torch.ones(1), lambda x: x, None, sde, covariance=torch.eye(1))
+    guidance(x[:, :1], t)
+    with pytest.raises(ValueError, match=r"got 3 of shape \(3,\)"):
+        guidance(x, t)
+
+
 def test_iteration_that_does_not_converge_says_so():
     sde, prior, H, _, y, x = gaussian_problem()
     guidance = GaussianScore(

@@ -89,7 +89,7 @@ class Covariance:
         self.observed, self.tolerance = observed, tolerance
         variance = noise.diagonal() if noise.ndim == 2 else noise
         self._unit = float((variance.double().log().mean() / 2).exp())
-        self._projected: tuple[Tensor, Tensor] | None = None
+        self._projected: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
     @property
     def is_dense(self) -> bool:
@@ -166,8 +166,9 @@ class Covariance:
         return torch.where(both, M, torch.eye(len(M), dtype=M.dtype, device=M.device))
 
     def _project(self, spectrum: Spectrum, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns A Q and A A^T, made once."""
-        if self._projected is None:
+        """Returns A Q and A A^T, made once for each type and device of trajectories."""
+        key = x.dtype, x.device
+        if key not in self._projected:
             vectors = spectrum.vectors.movedim(-1, 0).to(x.dtype)
             HQ = self.A(vectors).flatten(1).T / self._unit
             m = self.observed.numel()
@@ -175,5 +176,5 @@ class Covariance:
             shape = self.A(x[:1]).shape[1:]
             rows = self.A.vjp(x[:1].expand(m, *x.shape[1:]), unit.reshape(m, *shape))  # type: ignore[attr-defined]
             HH = self.A(rows / self._unit).flatten(1) / self._unit
-            self._projected = HQ.double(), HH.double()
-        return self._projected
+            self._projected[key] = HQ.double(), HH.double()
+        return self._projected[key]

@@ -104,9 +104,9 @@ class GaussianScore(ObservationGuidance):
                 f"{prediction.ndim - 1} dimensions, got shape {tuple(self.y.shape)}"
             )
         parts = (self.y, self.std, self.covariance, self.gamma, self.A)
-        versions = [(id(part), *map(version, _tensors(part))) for part in parts]
+        shape = prediction.shape[1:]
+        versions = shape, [(id(part), *map(version, _tensors(part))) for part in parts]
         if self._system is None or self._system[0] != versions:
-            shape = prediction.shape[1:]
 
             def flat(value: Tensor) -> Tensor:
                 return value.expand(shape).flatten()
