@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sda_fast import VPSDE, GaussianScore, ops
+from sda_fast import VPSDE, GaussianScore, MMPSGaussianScore, ops
 from sda_fast.observation import (
     BlockMean,
     Composition,
@@ -281,6 +281,11 @@ def test_stack_is_matrices_one_upon_the_other() -> None:
 # As what guidance calls
 
 
+class Shrink(torch.nn.Module):
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        return torch.tanh(x) * t
+
+
 @pytest.mark.parametrize(
     ("A", "same"),
     [
@@ -294,14 +299,38 @@ def test_stack_is_matrices_one_upon_the_other() -> None:
     ids=["subsample", "pointwise", "block mean"],
 )
 def test_guidance(A: ObservationOperator, same: Callable[[Tensor], Tensor]) -> None:
-    class Shrink(torch.nn.Module):
-        def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
-            return torch.tanh(x) * t
-
     sde = VPSDE(Shrink(), shape=(9, 3))
     y, x, t = torch.randn(A.shape), torch.randn(5, 9, 3), torch.tensor(0.3)
     result, expected = (GaussianScore(y, f, 0.1, sde)(x, t) for f in (A, same))
     torch.testing.assert_close(result, expected)
+
+
+WIDE: dict[str, ObservationOperator] = {
+    "function": Function(lambda x: x.double(), (3,), (3,)),
+    "linear function": Function(lambda x: x.double(), (3,), (3,), linear=True),
+    "stack": Stack(
+        Linear((3,), torch.ones(2, 3)),
+        Function(lambda x: x.double(), (3,), (3,)),
+        Linear((3,), torch.eye(3, dtype=torch.float64).to_sparse()),
+        Pointwise(soft, (3,)),
+    ),
+    "composition": Pointwise(soft, (3,)) @ Function(lambda x: x.double(), (3,), (3,)),
+}
+
+
+@pytest.mark.parametrize("guide", [GaussianScore, MMPSGaussianScore])
+@pytest.mark.parametrize("A", list(WIDE.values()), ids=list(WIDE))
+def test_observation_of_a_wider_type(
+    A: ObservationOperator, guide: Callable[..., torch.nn.Module]
+) -> None:
+    """The gradient is of the states' type, as guidance has it."""
+    x, y, t = torch.randn(5, 3), torch.randn(A.shape), torch.tensor(0.3)
+    assert A(x).dtype == torch.float64
+    assert A.vjp(x, A(x)).dtype == torch.float32
+    sde = VPSDE(Shrink(), shape=(3,))
+    result, expected = (guide(y, f, 0.1, sde)(x, t) for f in (A, A.__call__))
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
 
 
 # Observations

@@ -60,7 +60,7 @@ class ObservationOperator(nn.Module):
             cotangent: The cotangent :math:`\bar y` of the observations, with shape (B, *shape).
 
         Returns:
-            The cotangent of the states, with shape (B, *event).
+            The cotangent of the states, with shape (B, *event) and their type.
 
         Raises:
             ValueError: A shape does not fit, or the operator is not differentiable.
@@ -71,7 +71,7 @@ class ObservationOperator(nn.Module):
             raise ValueError(
                 f"cotangent must have a batch of {len(x)}, as x has, but has {len(cotangent)}"
             )
-        return self._vjp(x, cotangent)
+        return self._vjp(x, cotangent).to(x.dtype)
 
     def _vjp(self, x: Tensor, cotangent: Tensor) -> Tensor:
         return self._adjoint(cotangent) if self.linear else self._differentiate(x, cotangent)
