@@ -22,6 +22,7 @@ from sda_fast.observation import (
     ObservationOperator,
     Pointwise,
     Select,
+    SparseMap,
     Stack,
     Subsample,
     Vorticity,
@@ -372,6 +373,8 @@ def test_shapes_are_checked() -> None:
         (lambda: Subsample((9,), slice(9, None)), ValueError, r"slices\[0\] must hold some of 9"),
         (lambda: Subsample((9,), 0), TypeError, r"slices\[0\] must be a slice, but is 0"),
         (lambda: Subsample((9,), slice(3), slice(3)), ValueError, r"at most 1, .* but are 2"),
+        (lambda: Subsample(()), ValueError, r"event must have 1 to 8 dimensions, but is \(\)"),
+        (lambda: Subsample((1,) * 9), ValueError, "event must have 1 to 8 dimensions, but is"),
         (lambda: Subsample((0, 3)), ValueError, "must hold some of 0 places"),
         (lambda: Select((4, 3), torch.tensor([12])), ValueError, "column must be .* below 12"),
         (lambda: Select((4, 3), torch.tensor([-1])), ValueError, "column must be at least 0"),
@@ -396,6 +399,20 @@ def test_shapes_are_checked() -> None:
             r"times must have shape \(2,\), but has \(3,\)",
         ),
         (lambda: BlockMean((4, 8), (3,)), ValueError, r"block must divide .*, but is \(3,\)"),
+        (lambda: BlockMean((4,), ()), ValueError, r"block must have 1 to 8 sizes, but is \(\)"),
+        (lambda: BlockMean((1,) * 9, (1,) * 9), ValueError, "block must have 1 to 8 sizes"),
+        (lambda: entries(2, 1), ValueError, r"column must .* as row, shape \(2,\), but has \(1,\)"),
+        (lambda: entries(2, 2, 3), ValueError, r"value must have .* \(2,\), but has \(3,\)"),
+        (
+            lambda: SparseMap((3,), (2,), torch.ones(1, 1).long(), torch.ones(1, 1).long()),
+            ValueError,
+            r"row must have shape \(J,\), but has \(1, 1\)",
+        ),
+        (
+            lambda: SparseMap((2, 3), (5, 2), torch.ones(1).long(), torch.ones(1).long(), None, 1),
+            ValueError,
+            r"shape must begin with the 1 leading dimensions of \(2, 3\), but is \(5, 2\)",
+        ),
         (lambda: BlockMean((4,), (1, 4)), ValueError, "block must divide"),
         (lambda: Linear((4, 3), torch.ones(2, 5)), ValueError, "as many columns .* but has 5"),
         (lambda: Linear((4, 3), torch.ones(12)), ValueError, r"shape \(M, N\), but has \(12,\)"),
@@ -429,6 +446,11 @@ def test_shapes_are_checked() -> None:
 def test_errors(make: Callable[[], object], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         make()
+
+
+def entries(rows: int, columns: int, values: int | None = None) -> SparseMap:
+    value = None if values is None else torch.ones(values)
+    return SparseMap((3,), (2,), torch.zeros(rows).long(), torch.zeros(columns).long(), value)
 
 
 DOCUMENTATION = Path(__file__).parents[1] / "docs" / "observation.md"

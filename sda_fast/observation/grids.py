@@ -9,18 +9,21 @@ from torch import Size, Tensor
 from .. import ops
 from .operator import ObservationOperator
 
+MOST = 8  # dimensions that an operator takes
+
 
 class Subsample(ObservationOperator):
     """Observes every so many states, components or points of a grid.
 
     Arguments:
-        event: The shape of a state, for instance (L, C, H, W).
+        event: The shape of a state, for instance (L, C, H, W), of at most 8 dimensions.
         slices: The slices of the leading dimensions of a state, time first; the others are
             observed whole.
 
     Raises:
         TypeError: A slice is none.
-        ValueError: There are more slices than dimensions, one has a step below 1, or one is empty.
+        ValueError: There are more slices than dimensions, or of these none or more than 8; a slice
+            has a step below 1 or is empty.
 
     Example:
         >>> A = Subsample((65, 3), slice(None, None, 8), slice(0, 1))
@@ -34,6 +37,9 @@ class Subsample(ObservationOperator):
                 f"slices must be at most {len(event)}, one a dimension of {tuple(event)}, but are "
                 f"{len(slices)}"
             )
+
+        if not 1 <= len(event) <= MOST:
+            raise ValueError(f"event must have 1 to {MOST} dimensions, but is {tuple(event)}")
 
         starts, steps, sizes = [], [], []
         for d, n in enumerate(event):
@@ -64,16 +70,18 @@ class BlockMean(ObservationOperator):
 
     Arguments:
         event: The shape of a state.
-        block: The size of a block in each of the last dimensions.
+        block: The size of a block in each of the last dimensions, at most 8.
 
     Raises:
-        ValueError: A block does not divide its dimension.
+        ValueError: A block does not divide its dimension, or has no dimensions or more than 8.
     """
 
     def __init__(self, event: Sequence[int], block: Sequence[int]):
         event, block = Size(event), list(block)
         leading = len(event) - len(block)
 
+        if not 1 <= len(block) <= MOST:
+            raise ValueError(f"block must have 1 to {MOST} sizes, but is {tuple(block)}")
         if leading < 0 or any(k < 1 or n % k for n, k in zip(event[leading:], block, strict=True)):
             raise ValueError(
                 f"block must divide the last dimensions of {tuple(event)}, but is {tuple(block)}"

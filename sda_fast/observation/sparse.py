@@ -17,13 +17,14 @@ class SparseMap(ObservationOperator):
     Arguments:
         event: The shape of a state, (*leading, *last).
         shape: The shape of an observation, (*leading, *seen), which keeps the leading dimensions.
-        row: Which number of those seen each entry of the matrix is for.
-        column: Which element of the flattened last dimensions it reads.
-        value: The entries, or None if all are 1.
+        row: Which number of those seen each entry of the matrix is for, with shape (J).
+        column: Which element of the flattened last dimensions it reads, with shape (J).
+        value: The entries, with shape (J), or None if all are 1.
         leading: The number of leading dimensions.
 
     Raises:
-        ValueError: An entry is beyond the matrix.
+        ValueError: An entry is beyond the matrix, the entries are not equally many, or the leading
+            dimensions are not kept.
     """
 
     row: Tensor
@@ -43,6 +44,20 @@ class SparseMap(ObservationOperator):
         leading: int = 0,
     ):
         super().__init__(event, shape, linear=True)
+
+        if self.event[:leading] != self.shape[:leading]:
+            raise ValueError(
+                f"shape must begin with the {leading} leading dimensions of {tuple(event)}, but is "
+                f"{tuple(shape)}"
+            )
+        if row.ndim != 1:
+            raise ValueError(f"row must have shape (J,), but has {tuple(row.shape)}")
+        for name, entries in (("column", column), ("value", value)):
+            if entries is not None and entries.shape != row.shape:
+                raise ValueError(
+                    f"{name} must have as many entries as row, shape {tuple(row.shape)}, but has "
+                    f"{tuple(entries.shape)}"
+                )
 
         rows, columns = self.shape[leading:].numel(), self.event[leading:].numel()
         for name, index, size in (("row", row, rows), ("column", column, columns)):
