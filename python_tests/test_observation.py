@@ -453,6 +453,24 @@ def entries(rows: int, columns: int, values: int | None = None) -> SparseMap:
     return SparseMap((3,), (2,), torch.zeros(rows).long(), torch.zeros(columns).long(), value)
 
 
+@pytest.mark.parametrize(
+    "A",
+    [
+        Linear((4,), torch.full((1, 4), 0.5)),
+        Linear((4,), torch.full((1, 4), 0.5).to_sparse()),
+        Interpolate((2, 2), torch.tensor([[0.5, 0.25]])),
+    ],
+    ids=["dense", "sparse", "interpolate"],
+)
+def test_integer_states(A: ObservationOperator) -> None:
+    """Weights are not rounded to their type, in which each of these is 0."""
+    x, y = torch.arange(4).reshape(1, *A.event), torch.ones(1, *A.shape)
+    torch.testing.assert_close(A(x), A(x.float()))
+    torch.testing.assert_close(A.vjp(x, y.long()), A.vjp(x.float(), y))
+    places = Select((4,), torch.tensor([2, 0]))
+    assert places(torch.arange(4)[None]).tolist() == [[2, 0]]
+
+
 DOCUMENTATION = Path(__file__).parents[1] / "docs" / "observation.md"
 
 

@@ -71,7 +71,8 @@ class ObservationOperator(nn.Module):
             raise ValueError(
                 f"cotangent must have a batch of {len(x)}, as x has, but has {len(cotangent)}"
             )
-        return self._vjp(x, cotangent).to(x.dtype)
+        gradient = self._vjp(x, cotangent)
+        return gradient.to(x.dtype) if x.is_floating_point() else gradient
 
     def _vjp(self, x: Tensor, cotangent: Tensor) -> Tensor:
         return self._adjoint(cotangent) if self.linear else self._differentiate(x, cotangent)
@@ -135,6 +136,12 @@ class ObservationOperator(nn.Module):
         device = next((b.device for b in self.buffers()), None)
         identity = torch.eye(self.event.numel(), dtype=dtype, device=device)
         return self(identity.unflatten(1, self.event)).flatten(1).mT
+
+
+def weighable(x: Tensor) -> Tensor:
+    """Returns integers in torch's default type, since weights rounded to theirs would be lost."""
+    exact = not (x.is_floating_point() or x.is_complex())
+    return x.to(torch.get_default_dtype()) if exact else x
 
 
 def _check_batch(name: str, x: Tensor, shape: Size) -> None:
