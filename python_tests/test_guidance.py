@@ -232,6 +232,16 @@ def test_observation_of_another_type():
     assert torch.equal(results[0], results[2])
 
 
+def test_numbers_are_not_rounded():
+    """Beside an observation in float64 they are of float64."""
+    torch.set_default_dtype(torch.float32)
+    y, A = torch.zeros(3, 1, dtype=torch.float64), OPERATORS["subset"]
+    guidance = GaussianScore(y, A, 0.1, prior(), gamma=0.3)
+    assert (guidance.std.item(), guidance.gamma.item()) == (0.1, 0.3)
+    assert MMPSGaussianScore(y, A, 0.1, prior()).std.item() == 0.1
+    assert GaussianScore(y.float(), A, 0.1, prior()).std.dtype == torch.float32
+
+
 def gaussian(y: Tensor, std: object = 0.1, gamma: object = 1e-2) -> GaussianScore:
     return GaussianScore(y, OPERATORS["subset"], std, prior(), gamma)
 

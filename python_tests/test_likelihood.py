@@ -252,3 +252,18 @@ def test_shape_of_a_parameter(make: Callable[..., Likelihood], name: str):
             make(y, A, wrong)
     for right in (0.5, each[:1], each[:, None]):
         assert make(y, lambda x: x, right)(torch.rand(2, 5, 1)).shape == (2,)
+
+
+def test_numbers_are_not_rounded():
+    """Beside observations in float64 they are of float64; a number that stays one is as given."""
+    assert StudentT(Y, A, 0.1, df=0.1).df == 0.1
+    assert Huber(Y, A, 0.1, delta=0.7).delta == 0.7
+    assert Poisson(COUNTS, rate, floor=0.1).floor == 0.1
+    assert LogNormal(COUNTS + 1, rate, 0.1, floor=0.3).floor == 0.3
+    for y in (Y, Y.float(), Y.to(torch.bfloat16), COUNTS.long()):
+        std = Gaussian(y, A, 0.1).std
+        assert std.dtype == (torch.float64 if y.dtype == torch.float64 else torch.float32)
+        assert std == torch.tensor(0.1, dtype=std.dtype)
+    assert Gaussian(Y, A, 0.1)(X.float()).dtype == torch.float32
+    exact = stats.norm.logpdf(Y, X[:, :3], 0.1).sum(axis=1)
+    torch.testing.assert_close(Gaussian(Y, A, 0.1)(X), torch.tensor(exact), rtol=1e-13, atol=0)

@@ -35,8 +35,11 @@ def checked(y: Tensor) -> Tensor:
 
 
 def parameter(name: str, value: float | Tensor, y: Tensor, sign: str = "positive") -> Tensor:
-    """Checks what is one number or one for each element of y, "positive" or "zero or positive"."""
-    tensor = torch.as_tensor(value)
+    """Checks what is one number or one for each element of y, "positive" or "zero or positive". A
+    number is as exact as y."""
+    number = isinstance(value, float | int)
+    wide = torch.promote_types(y.dtype, torch.get_default_dtype()) if number else None
+    tensor = torch.as_tensor(value, dtype=wide)
     if not fits(tensor.shape, y.shape):
         raise ValueError(
             f"{name} must be a number or broadcast to y, with shape {tuple(y.shape)}, "
