@@ -1,7 +1,7 @@
 """Guidance against its formulas, and against the posterior where that is known."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import oracles
@@ -503,6 +503,10 @@ def exact_posterior(
     return GaussianEstimator(posterior, sde)(x, torch.tensor(t))
 
 
+def white(values: Sequence[float] = (1, 1, 1), **options: float) -> Spectrum:
+    return Spectrum(torch.eye(3), torch.tensor(values, dtype=torch.get_default_dtype()), **options)
+
+
 def spectrum(covariance: Tensor) -> Spectrum:
     values, vectors = torch.linalg.eigh(covariance)
     return Spectrum(vectors, values)
@@ -545,10 +549,6 @@ SYSTEMS: dict[str, Callable[..., nn.Module]] = {
         y, A, None, sde, white(), covariance=torch.eye(3, dtype=torch.float64) * s.double() ** 2
     ),
 }
-
-
-def white() -> Spectrum:
-    return Spectrum(torch.eye(3), torch.ones(3))
 
 
 @pytest.mark.filterwarnings("error")
@@ -738,7 +738,14 @@ def test_spectrum_of_data():
     [
         (lambda: Spectrum(torch.eye(3), torch.ones(2)), r"shapes .* got \(3, 3\) and \(2,\)"),
         (lambda: Spectrum(2 * torch.eye(3), torch.ones(3)), "orthonormal, but .* as large as 3"),
-        (lambda: Spectrum(torch.eye(3), -torch.ones(3)), "zero or positive"),
+        (
+            lambda: Spectrum(torch.eye(3), -torch.ones(3)),
+            "values must be zero or positive, .* -1.0",
+        ),
+        (lambda: white([1.0, math.nan, 1.0]), "values must be .* finite, got nan"),
+        (lambda: white([1.0, math.inf, 1.0]), "values must be .* finite, got inf"),
+        (lambda: white(rest=math.inf), "rest must be zero or positive, and finite, got inf"),
+        (lambda: white(floor=math.nan), "floor must be zero or positive, and finite, got nan"),
         (lambda: Spectrum.estimate(torch.randn(5, 3), rank=4), "rank must be from 1 to 3, got 4"),
         (lambda: Spectrum.estimate(torch.randn(1, 3)), r"n >= 2, got \(1, 3\)"),
         (lambda: covariance_score(torch.eye(2)), r"shape \(3, 3\) for the 3 elements .* \(2, 2\)"),

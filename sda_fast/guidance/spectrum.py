@@ -29,7 +29,8 @@ class Spectrum(nn.Module):
         floor: The variance f of the error of the network's noise estimate.
 
     Raises:
-        ValueError: The shapes do not fit, the vectors are not orthonormal or a value is negative.
+        ValueError: The shapes do not fit, the vectors are not orthonormal, or a value is negative
+            or not finite.
     """
 
     vectors: Tensor
@@ -43,8 +44,14 @@ class Spectrum(nn.Module):
                 "vectors and values must have shapes (*event, r) and (r), got "
                 f"{tuple(vectors.shape)} and {tuple(values.shape)}"
             )
-        if bool((values < 0).any()) or not min(rest, floor) >= 0:
-            raise ValueError("values, rest and floor must be zero or positive")
+        good = (values >= 0) & values.isfinite()
+        if not bool(good.all()):
+            raise ValueError(
+                f"values must be zero or positive, and finite, got {values[~good][0].item()}"
+            )
+        for name, value in (("rest", rest), ("floor", floor)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be zero or positive, and finite, got {value}")
         q = vectors.flatten(0, -2).double()
         error = float((q.T @ q - torch.eye(q.shape[1], device=q.device)).abs().max())
         if not error < 1e-3:
