@@ -217,6 +217,8 @@ def test_instruments_are_added():
         (lambda: Gaussian(Y, A, Y.abs() - 0.3), r"std must be positive, .* at index \(0,\)"),
         (lambda: StudentT(Y, A, -1.0), "scale must be positive, got -1.0"),
         (lambda: StudentT(Y, A, 1.0, df=0), "df must be positive, got 0"),
+        (lambda: StudentT(Y, A, 1.0, df=math.nan), "df must be positive, got nan"),
+        (lambda: StudentT(Y, A, 1.0, df=math.inf), "df must be at most 1e20 .* got inf"),
         (lambda: Huber(Y, A, 1.0, delta=-1), "delta must be positive, got -1"),
         (lambda: Poisson(Y, A), "y must be counts, zero or positive"),
         (lambda: LogNormal(Y, A, 1.0), "y must be positive"),
@@ -252,6 +254,20 @@ def test_shape_of_a_parameter(make: Callable[..., Likelihood], name: str):
             make(y, A, wrong)
     for right in (0.5, each[:1], each[:, None]):
         assert make(y, lambda x: x, right)(torch.rand(2, 5, 1)).shape == (2,)
+
+
+@pytest.mark.parametrize("df", [0.1, 3, 199, 199.99, 200.01, 1e4, 1e8, 1e12, 1e16, 1e20])
+def test_many_degrees_of_freedom(df: float):
+    """The constant is exact, to where the law is the Gaussian's."""
+    module = StudentT(Y, A, 0.5, df)
+    gaussian = Gaussian(Y, A, 0.5)(X)
+    if df <= 1e4:  # scipy's constant cancels too
+        expected = torch.tensor(stats.t.logpdf(Y, df, X[:, :3], 0.5).sum(axis=1))
+        torch.testing.assert_close(module(X), expected, rtol=1e-10, atol=0)
+    else:
+        torch.testing.assert_close(module(X), gaussian, rtol=1e3 / df + 1e-13, atol=0)
+    narrow = StudentT(Y.float(), A, 0.5, df)(X.float())
+    torch.testing.assert_close(narrow.double(), module(X), rtol=1e-5, atol=0)
 
 
 def test_numbers_are_not_rounded():

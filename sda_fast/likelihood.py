@@ -129,7 +129,8 @@ class StudentT(Likelihood):
         y: The observations, with shape (*observation); NaN where nothing was observed.
         A: The observation operator.
         scale: The scale :math:`s`, broadcastable with y.
-        df: The degrees of freedom; the fewer, the heavier the tails.
+        df: The degrees of freedom; the fewer, the heavier the tails. At most 1e20, where all digits
+            are those of :class:`Gaussian`.
     """
 
     scale: Tensor
@@ -138,17 +139,24 @@ class StudentT(Likelihood):
         super().__init__(y, A)
         self.register_buffer("scale", parameter("scale", scale, self.y))
         self.df = _positive("df", df)
+        if self.df > 1e20:
+            raise ValueError(f"df must be at most 1e20 (a Gaussian has infinitely many), got {df}")
 
     def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
         """Returns the log-density of each observation."""
         square = self.scale**2 + variance
-        kernel = torch.log1p((y - prediction) ** 2 / (self.df * square))
-        norm = (
-            math.lgamma((self.df + 1) / 2)
-            - math.lgamma(self.df / 2)
-            - torch.log(self.df * math.pi * square) / 2
-        )
+        kernel = torch.log1p((y - prediction) ** 2 / square / self.df)
+        norm = _log_ratio(self.df) - torch.log(2 * math.pi * square) / 2
         return norm - (self.df + 1) / 2 * kernel
+
+
+def _log_ratio(df: float) -> float:
+    r"""Returns :math:`\log \Gamma(\frac{\nu + 1}{2}) - \log \Gamma(\frac \nu 2) -
+    \frac12 \log \frac \nu 2`, whose terms cancel for a large :math:`\nu`."""
+    x = df / 2
+    if x < 100:
+        return math.lgamma(x + 0.5) - math.lgamma(x) - math.log(x) / 2
+    return -1 / (8 * x) + 1 / (192 * x**3) - 1 / (640 * x**5)
 
 
 class Huber(Likelihood):
