@@ -29,7 +29,8 @@ class Likelihood(nn.Module):
 
     Arguments:
         y: The observations, with shape (*observation); NaN where nothing was observed.
-        A: The observation operator, from trajectories (B, *event) to (B, *observation).
+        A: The observation operator, from trajectories (B, *event) to (B, *observation). Its
+            derivative must be finite, also where nothing was observed.
 
     Raises:
         ValueError: y is infinite, or not in the likelihood's domain; a parameter is out of its
@@ -67,7 +68,8 @@ class Likelihood(nn.Module):
         prediction = widen(prediction)
         y = self.y.to(prediction.dtype)
         missing = y.isnan()
-        # stand-ins that every likelihood can evaluate, so that no NaN reaches the gradient
+        # stand-ins that every likelihood can evaluate: it puts no NaN into the gradient, as A does
+        # by 0 * inf where its own derivative is infinite, observed or not
         y, prediction = torch.where(missing, 1.0, y), torch.where(missing, 1.0, prediction)
         density = self.log_density(y, prediction, variance)
 
