@@ -174,6 +174,18 @@ def test_far_from_the_end(end: str, dtype: torch.dtype):
     torch.testing.assert_close(gradient[:, 0].double(), pull, **exact)
 
 
+@pytest.mark.parametrize("end", [0.1, 0.7])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_reading_at_an_end_of_another_type(dtype: torch.dtype, end: float):
+    """One that its type rounds to less than the end is at it, whatever is predicted."""
+    y = torch.tensor([end], dtype=dtype)
+    for of in (torch.float32, torch.float64):
+        x = torch.tensor([[0.5]], dtype=of)
+        value = Censored(y, lambda x: x, 0.2, 0.0, end)(x)
+        expected = stats.norm.logsf((float(y) - 0.5) / 0.2)
+        assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("variance", [0.0, 0.7])
 def test_curvature_of_a_censored_reading(variance: float):
     module = CASES["censored"][0]

@@ -269,7 +269,9 @@ class Censored(Likelihood):
             raise ValueError(f"low must be less than high, got {low} and {high}")
         if bool((self.y < low).any()) or bool((self.y > high).any()):
             raise ValueError(f"y must lie from low = {low} to high = {high}")
-        self.low, self.high = low, high
+        # rounded as y is, so that a reading at an end is one beside predictions of a wider type
+        exact = self.y.dtype if self.y.is_floating_point() else torch.float64
+        self.low, self.high = (float(torch.tensor(end, dtype=exact)) for end in (low, high))
 
     def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:
         """Returns the log-density of each reading, or the log-probability of one at an end."""
