@@ -141,7 +141,8 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
             f"checkpoint {path} is of another version of this package ({formats}), which knew a "
             "run by other parts of it: remove it or name another one"
         )
-    kind = " but of training" if str(found).startswith("sda_fast checkpoint") else ""
+    training = ("sda_fast training checkpoint", "sda_fast checkpoint")
+    kind = " but of training" if str(found).startswith(training) else ""
     raise ValueError(
         f"checkpoint {path} is not a checkpoint of the sampler{kind}: {formats}; name another file"
     )
