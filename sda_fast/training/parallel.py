@@ -83,8 +83,11 @@ def group(device: str | torch.device | None = None) -> Iterator[Group]:
     mine = not distributed.is_initialized()
     if mine:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    together = Group(rank, size, device)
     try:
-        yield Group(rank, size, device)
+        yield together
+        # who joined the next group while another is still in this one would wait in vain
+        float(together.mean(torch.zeros((), device=device)))
     finally:
         if mine:
             distributed.destroy_process_group()
