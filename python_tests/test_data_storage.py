@@ -8,7 +8,9 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -224,6 +226,43 @@ def test_workers(data: Path, tmp_path: Path):
     out = tmp_path / "data.h5"
     generate(recipe(), out, workers=2, progress=False, report=lambda _: None)
     assert out.read_bytes() == data.read_bytes()
+
+
+LONG = """
+import sys
+from sda_fast.data import Recipe, generate
+
+recipe = Recipe("lorenz96", {}, trajectories=10**5, length=100, burn_in=10**4, block=100, seed=0)
+generate(recipe, sys.argv[1], workers=2, progress=False)
+"""
+
+
+def workers_of(process: int) -> set[str]:
+    """Returns what works for a process: on Linux only."""
+    listed = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    commands = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in listed}
+    return {child for child, command in commands.items() if b"spawn_main" in command}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+def test_workers_end_with_who_they_work_for(tmp_path: Path):
+    script = tmp_path / "long.py"
+    script.write_text(f"if __name__ == '__main__':{LONG.replace(chr(10), chr(10) + '    ')}")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(script), str(tmp_path / "data.h5")]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as parent:
+        end = time.monotonic() + 60
+        while len(workers := workers_of(parent.pid)) < 2:
+            assert time.monotonic() < end, "no workers"
+            time.sleep(0.1)
+        time.sleep(3)  # they have begun to work
+        parent.kill()
+
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < end, "they go on"
+        time.sleep(0.1)
 
 
 def test_resuming_says_what_differs(tmp_path: Path):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import torch
@@ -20,8 +21,17 @@ from .storage import PartFile
 from .trajectories import Trajectories
 
 
-def _one_thread() -> None:
+def _work() -> None:
+    """Makes a process one that works for another: on one thread, and not without it."""
     torch.set_num_threads(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _blocks(recipe: Recipe, pending: list[int], workers: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -32,7 +42,7 @@ def _blocks(recipe: Recipe, pending: list[int], workers: int) -> Iterator[tuple[
         return
 
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _one_thread) as pool:
+    with ProcessPoolExecutor(workers, context, _work) as pool:
         todo, running = iter(pending), dict[Future[np.ndarray], int]()
         try:
             while True:
