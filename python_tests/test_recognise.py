@@ -313,7 +313,7 @@ def test_comparing_evaluates_a_few_windows(law: str):
     if law != "prior":
         score.y = torch.zeros(63, 1)
     assert agrees(score, twin(score), torch.randn(2, 500, 3))
-    assert network.shapes == [(2, 20, 3)] * 3
+    assert network.shapes == [(2, 7, 3)] * 3
 
 
 @pytest.mark.parametrize("law", ["gaussian", "dps"])
@@ -364,6 +364,7 @@ def test_guidance_that_couples_samples_does_not_agree(network: Windows):
 def test_layers_of_other_settings_have_no_twin(change: str):
     """Parameters do not tell them, and numbers hardly."""
     network = Windows()
+    assert twin(network) is not None
     blocks = [block for block in network.kernel.network if isinstance(block, Residual)]
     for block in blocks:
         if change == "tanh":
