@@ -2,6 +2,7 @@
 
 __all__ = ["Group", "group"]
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,9 @@ class Group:
         return x
 
 
+_joined = False  # whether the processes were brought together here
+
+
 @contextmanager
 def group(device: str | torch.device | None = None) -> Iterator[Group]:
     """Joins the processes that `torchrun` has started, or is alone.
@@ -62,6 +66,8 @@ def group(device: str | torch.device | None = None) -> Iterator[Group]:
     Raises:
         ValueError: There is no such device.
     """
+    global _joined
+
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device is None:
         local = int(os.environ.get("LOCAL_RANK", 0))
@@ -80,14 +86,26 @@ def group(device: str | torch.device | None = None) -> Iterator[Group]:
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    mine = not distributed.is_initialized()
-    if mine:
+    if not distributed.is_initialized():
+        # once for all runs of a process: who joined anew while another has not left yet would wait
+        # for it for ever
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(_leave)
+        _joined = True
     together = Group(rank, size, device)
     try:
         yield together
-        # who joined the next group while another is still in this one would wait in vain
+        # together to the end: what one of them has written is then there for all
         float(together.mean(torch.zeros((), device=device)))
-    finally:
-        if mine:
-            distributed.destroy_process_group()
+    except BaseException:
+        if _joined:  # the others may be anywhere
+            _leave()
+        raise
+
+
+def _leave() -> None:
+    global _joined
+
+    _joined = False
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
