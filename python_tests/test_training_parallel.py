@@ -107,29 +107,3 @@ def test_torchrun(tmp_path: Path):
     )
     assert result.returncode == 0, result.stderr
     assert load_prior(tmp_path / "prior.safetensors").shape == (65, 3)
-
-
-TWICE = """
-import sys
-from sda_fast.training import Config, train
-
-for seed in (0, 1):
-    config = Config(system="lorenz63", order=1, width=8, depth=1, states=8, trajectories=10,
-                    iterations=4, batch_size=4, seed=seed)
-    train(config, f"{sys.argv[1]}/{seed}.safetensors", device="cpu", progress=False)
-"""
-
-
-@pytest.mark.slow
-def test_one_run_after_another(tmp_path: Path):
-    """None joins the next one while another is still in the one before."""
-    script = tmp_path / "twice.py"
-    script.write_text(TWICE)
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run(
-        [sys.executable, *words, script, tmp_path],
-        check=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert (tmp_path / "1.safetensors").exists()

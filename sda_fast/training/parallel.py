@@ -2,7 +2,6 @@
 
 __all__ = ["Group", "group"]
 
-import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,9 +52,6 @@ class Group:
         return x
 
 
-_joined = False  # whether the processes were brought together here
-
-
 @contextmanager
 def group(device: str | torch.device | None = None) -> Iterator[Group]:
     """Joins the processes that `torchrun` has started, or is alone.
@@ -66,8 +62,6 @@ def group(device: str | torch.device | None = None) -> Iterator[Group]:
     Raises:
         ValueError: There is no such device.
     """
-    global _joined
-
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device is None:
         local = int(os.environ.get("LOCAL_RANK", 0))
@@ -86,26 +80,11 @@ def group(device: str | torch.device | None = None) -> Iterator[Group]:
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if not distributed.is_initialized():
-        # once for all runs of a process: who joined anew while another has not left yet would wait
-        # for it for ever
+    mine = not distributed.is_initialized()
+    if mine:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(_leave)
-        _joined = True
-    together = Group(rank, size, device)
     try:
-        yield together
-        # together to the end: what one of them has written is then there for all
-        float(together.mean(torch.zeros((), device=device)))
-    except BaseException:
-        if _joined:  # the others may be anywhere
-            _leave()
-        raise
-
-
-def _leave() -> None:
-    global _joined
-
-    _joined = False
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+        yield Group(rank, size, device)
+    finally:
+        if mine:
+            distributed.destroy_process_group()
