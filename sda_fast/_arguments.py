@@ -1,6 +1,6 @@
-"""What likelihoods and guidance are given: an observation, and what belongs to its elements."""
+"""What is given as arguments: states, an observation, and what belongs to its elements."""
 
-__all__ = ["checked", "fits", "parameter"]
+__all__ = ["checked", "fits", "floating", "parameter"]
 
 import torch
 from torch import Size, Tensor
@@ -15,6 +15,13 @@ def fits(shape: Size, other: Size) -> bool:
     """Says whether a shape broadcasts to another one."""
     pairs = zip(reversed(shape), reversed(other), strict=False)
     return len(shape) <= len(other) and all(n in (1, m) for n, m in pairs)
+
+
+def floating(x: Tensor) -> Tensor:
+    """Returns states as they are, or whole numbers in torch's default type, since results and
+    weights rounded to theirs would be lost."""
+    whole = not (x.is_floating_point() or x.is_complex())
+    return x.to(torch.get_default_dtype()) if whole else x
 
 
 def checked(y: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ..systems.markov import floating
+from .._arguments import floating
 from .observation import Observation
 
 

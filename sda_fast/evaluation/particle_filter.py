@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ..systems.markov import floating
+from .._arguments import floating
 
 # With an effective sample size below this at any step the filter warns.
 FEW = 10

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..systems.markov import floating
+from .._arguments import floating
 
 
 class Analysis(NamedTuple):

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Size, Tensor
 
-from .operator import ObservationOperator, weighable
+from .._arguments import floating
+from .operator import ObservationOperator
 from .sparse import SparseMap
 
 
@@ -61,7 +62,7 @@ class Linear(ObservationOperator):
     def _observe(self, x: Tensor) -> Tensor:
         if self.sparse is not None:
             return self.sparse._observe(x).reshape(-1, *self.shape)
-        x = weighable(x)
+        x = floating(x)
         weight = self.weight.to(x.dtype)
         return (x.flatten(self._leading + 1) @ weight.mT).reshape(-1, *self.shape)
 
@@ -69,7 +70,7 @@ class Linear(ObservationOperator):
         y = y.reshape(-1, *self._seen)
         if self.sparse is not None:
             return self.sparse._adjoint(y)
-        y = weighable(y)
+        y = floating(y)
         return (y @ self.weight.to(y.dtype)).reshape(-1, *self.event)
 
 

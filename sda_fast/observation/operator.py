@@ -138,12 +138,6 @@ class ObservationOperator(nn.Module):
         return self(identity.unflatten(1, self.event)).flatten(1).mT
 
 
-def weighable(x: Tensor) -> Tensor:
-    """Returns integers in torch's default type, since weights rounded to theirs would be lost."""
-    exact = not (x.is_floating_point() or x.is_complex())
-    return x.to(torch.get_default_dtype()) if exact else x
-
-
 def _check_batch(name: str, x: Tensor, shape: Size) -> None:
     if x.ndim != len(shape) + 1 or x.shape[1:] != shape:
         raise ValueError(

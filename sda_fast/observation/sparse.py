@@ -8,7 +8,8 @@ import torch
 from torch import Size, Tensor
 
 from .. import ops
-from .operator import ObservationOperator, weighable
+from .._arguments import floating
+from .operator import ObservationOperator
 
 
 class SparseMap(ObservationOperator):
@@ -79,7 +80,7 @@ class SparseMap(ObservationOperator):
         self._leading = leading
 
     def _map(self, x: Tensor, shape: Size, *, adjoint: bool) -> Tensor:
-        x = x if self.value is None else weighable(x)
+        x = x if self.value is None else floating(x)
         matrix = (self.row, self.column, self.value)
         transposed = (self.row_t, self.column_t, self.value_t)
         if adjoint:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from .markov import MarkovChain, floating, gaussian_log_prob, normal
+from .._arguments import floating
+from .markov import MarkovChain, gaussian_log_prob, normal
 
 
 class DampedSpring(MarkovChain):

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from .markov import DiscreteODE, floating, gaussian_log_prob, normal
+from .._arguments import floating
+from .markov import DiscreteODE, gaussian_log_prob, normal
 
 # The mean and standard deviation of a state on the attractor, by which it is standardised.
 MEAN = (0.0, 0.0, 25.0)

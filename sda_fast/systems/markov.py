@@ -1,6 +1,6 @@
 """Markov chains: the dynamical systems whose trajectories are assimilated."""
 
-__all__ = ["DiscreteODE", "MarkovChain", "floating", "gaussian_log_prob", "normal"]
+__all__ = ["DiscreteODE", "MarkovChain", "gaussian_log_prob", "normal"]
 
 import abc
 from collections.abc import Sequence
@@ -8,10 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-
-def floating(x: Tensor) -> Tensor:
-    """Returns states as they are, or whole numbers in torch's default type."""
-    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+from .._arguments import floating
 
 
 def normal(mean: Tensor, std: Tensor | float, generator: Generator | None = None) -> Tensor:

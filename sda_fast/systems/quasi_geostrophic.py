@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from .._arguments import floating
 from .jax_solver import Solver, import_solver, random_keys
-from .markov import MarkovChain, floating
+from .markov import MarkovChain
 
 
 def _import() -> tuple[Any, Any]:
