@@ -6,6 +6,11 @@ import pytest
 import torch
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Seeds what a module draws when imported, such as the networks that its tests take."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
