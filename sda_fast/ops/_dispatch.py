@@ -8,6 +8,7 @@ __all__ = [
     "fake_like",
     "is_native",
     "native",
+    "need_grad",
     "register",
     "transformed",
     "unserved",
@@ -101,7 +102,8 @@ def _tensors(args: Iterable[Any]) -> Iterator[Tensor]:
             yield from _tensors(x)
 
 
-def _need_grad(args: Iterable[Any]) -> bool:
+def need_grad(args: Iterable[Any]) -> bool:
+    """Says whether autograd is to keep what leads to an operator's tensors."""
     return torch.is_grad_enabled() and _any_requires_grad(args)
 
 
@@ -132,7 +134,7 @@ def is_native(*tensors: Tensor, in_place: bool = False) -> bool:
     reason = unserved(tensors[0])
     if reason is None and not compiling:
         reason = transformed(tensors)
-    if reason is None and in_place and _need_grad(tensors):
+    if reason is None and in_place and need_grad(tensors):
         reason = "the native operators in place keep no gradients (use torch.no_grad)"
     if reason is None:
         return True
@@ -152,7 +154,7 @@ def is_native(*tensors: Tensor, in_place: bool = False) -> bool:
 def call(operator: Callable[..., Any], *args: Any) -> Any:
     """Calls an operator that returns tensors, below autograd where no gradient is asked for:
     autograd's kernel, which is Python, takes longer than a small operator itself."""
-    if is_compiling() or _need_grad(args):
+    if is_compiling() or need_grad(args):
         return operator(*args)
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*args)
