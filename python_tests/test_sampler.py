@@ -961,6 +961,17 @@ def test_watch_of_a_run_that_was_resumed(dtype):
         watch(x, 300, 0.8, 0.5, last=False)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_watch_of_a_sum_beyond_its_type(dtype):
+    """A state is finite if its elements are, whatever they add up to in a half type."""
+    x = torch.full((2, 1 << 18), 0.5, dtype=dtype)
+    watch = Watch(x)
+    watch(x, 1, 0.9, 0.5, last=True)
+    x[1, 7] = -math.inf
+    with pytest.raises(FloatingPointError, match=r"since step 2 .* first in sample 1"):
+        watch(x, 2, 0.8, 0.5, last=True)
+
+
 def test_correction_that_is_not_finite():
     """A correction is looked at as well as the predictor's step."""
 

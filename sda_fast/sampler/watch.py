@@ -22,16 +22,17 @@ class Watch:
 
     def __init__(self, x: Tensor):
         self.every = 1 if x.device.type == "cpu" else CHECK_EVERY
-        self.sum = x.new_empty(len(x))
-        self.finite = x.new_ones(len(x))  # 1 for samples that have been so until now, else 0
-        self.least = x.new_empty(())
-        self.steps = torch.zeros_like(self.sum, dtype=torch.promote_types(x.dtype, torch.float32))
+        wide = torch.promote_types(x.dtype, torch.float32)  # a half type's sum may overflow it
+        self.sum = x.new_empty(len(x), dtype=wide)
+        self.finite = torch.ones_like(self.sum)  # for samples that have been so until now, else 0
+        self.least = self.sum.new_empty(())
+        self.steps = torch.zeros_like(self.sum)
         self.seen: list[tuple[int, float, float]] = []
 
     def __call__(self, x: Tensor, step: int, t: float, sigma: float, last: bool) -> None:
         self.seen.append((step, t, sigma))
         # a sum is finite only if its terms are; one that overflows is no better
-        torch.sum(x.reshape(len(x), -1), dim=1, out=self.sum)
+        torch.sum(x.reshape(len(x), -1), dim=1, dtype=self.sum.dtype, out=self.sum)
         self.sum.sub_(self.sum)  # 0, or else NaN, which is not equal to itself
         self.finite.mul_(self.sum.eq_(self.sum))
         self.steps.add_(self.finite)
