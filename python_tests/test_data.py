@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from sda_fast import Lorenz63, LotkaVolterra, MarkovChain, NoisyLorenz63
+from sda_fast import Lorenz63, Lorenz96, LotkaVolterra, MarkovChain, NoisyLorenz63
 from sda_fast.data import draw_windows, simulate
 
 
@@ -39,6 +39,12 @@ def test_simulation_that_explodes():
     message = "simulation of Lorenz63 is not finite: choose a smaller dt or more integration steps"
     with pytest.raises(RuntimeError, match=message):
         simulate(Lorenz63(dt=0.5), 4, 6, generator=generator())
+
+
+def test_vectors_are_not_coarsened():
+    """The means over blocks would be over trajectories."""
+    with pytest.raises(ValueError, match="coarsen must be 1 for states that are no fields, got 2"):
+        simulate(Lorenz96(n=8), 4, 6, coarsen=2)
 
 
 class Counter(MarkovChain):

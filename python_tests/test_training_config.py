@@ -62,6 +62,7 @@ def test_lengths_with_consistency():
         ({"hidden_blocks": (1, 2)}, "as many as the 3 hidden_channels"),
         ({"parameters": {"rh": 1}}, "must be one of sigma, .*, got 'rh'"),
         ({"system": "lorenz63", "data": "x.h5", "coarsen": 2}, "of a simulated system"),
+        ({"system": "lorenz96", "coarsen": 2}, "coarsen must be 1 for lorenz96, got 2"),
         ({"length_aware": True, "lengths": (6,)}, r"between 1 and 5, got \(6,\)"),
         ({"length_aware": True, "lengths": (0, 5)}, r"between 1 and 5, got \(0, 5\)"),
         ({"consistency": True}, "consistency is only for a length_aware network"),

@@ -32,6 +32,7 @@ def simulate(
         The trajectories, with shape (n, L, *state).
 
     Raises:
+        ValueError: There are to be no states, or states that are no fields are to be coarsened.
         RuntimeError: The simulation left the finite numbers.
     """
     x = chain.prior((trajectories,), generator=generator)
@@ -41,7 +42,10 @@ def simulate(
     for i in range(length):
         x = chain.transition(x, generator=generator)
         shown = chain.visible(x)
-        shown = coarsened(shown, coarsen) if coarsen > 1 else shown
+        if coarsen > 1:
+            if shown.ndim < 3:
+                raise ValueError(f"coarsen must be 1 for states that are no fields, got {coarsen}")
+            shown = coarsened(shown, coarsen)
         if states is None:
             states = shown.new_empty(length, *shown.shape)
         states[i] = shown

@@ -128,6 +128,8 @@ class Config:
         self._check()
         if self.data and (self.parameters or self.coarsen > 1):
             raise ValueError("parameters and coarsen are of a simulated system, not of data")
+        if self.coarsen > 1 and not self.fields:
+            raise ValueError(f"coarsen must be 1 for {self.system}, got {self.coarsen}")
         if entry is not None:
             entry.complete(self.parameters)
 
