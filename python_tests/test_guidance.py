@@ -696,6 +696,16 @@ def test_system_is_as_exact_as_the_state(first: torch.dtype):
     torch.testing.assert_close(guidance(x, t), anew(x, t), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_levels_of_half_types(dtype: torch.dtype):
+    """Called by itself near t = 0, where a half type has no digit of sigma."""
+    sde, t = VPSDE(Shrink(), (4,)), torch.tensor(0.01, dtype=dtype)
+    x = torch.ones(2, 4, dtype=dtype)
+    guidance = GaussianScore(torch.full((4,), -4.0), lambda x: x, 0.05, sde)
+    expected = guidance(x.double(), t.double())
+    torch.testing.assert_close(guidance(x, t).double(), expected, rtol=0.03, atol=0)
+
+
 def test_system_of_trajectories_of_another_length():
     """What is kept of the first does not serve the second."""
     sde, t, x = VPSDE(Shrink(), (3,)), torch.tensor(0.3), torch.randn(2, 3)

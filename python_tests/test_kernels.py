@@ -53,6 +53,20 @@ def test_composed(aware: bool):
     torch.testing.assert_close(network(x, t), told(x, t, forcing), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_levels_of_half_types(dtype: torch.dtype):
+    """Levels near t = 0, of which a half type has no digit, are rounded only once."""
+
+    class Zero(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+            return torch.zeros_like(x)
+
+    t = torch.tensor([0.01, 0.1, 0.9], dtype=dtype)
+    x = torch.ones(3, 1, dtype=dtype)
+    sigma = VPSDE(nn.Identity(), ()).sigma(t.double())
+    torch.testing.assert_close(VelocityKernel(Zero())(x, t)[:, 0], sigma.to(dtype))
+
+
 def test_another_grid():
     network = ForcedScoreUNet(2, forcing=kolmogorov_forcing(8), **SIZE)
     with pytest.raises(ValueError, match=r"grid of 8 x 8 cells, got shape \(1, 2, 16, 16\)"):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .nn import broadcast
+from .reference import widen
 from .schedule import VPSDE
 from .score import ScoreUNet
 
@@ -86,11 +87,14 @@ class VelocityKernel(nn.Module):
     def __init__(self, score: nn.Module, alpha: str = "cos", eta: float = 1e-3):
         super().__init__()
         self.score = score
-        self._process = [VPSDE(nn.Identity(), (), alpha, eta)]  # a list: it has no parameters
+        # in a tuple, so that its buffer is not one of this module's state
+        self.process = (VPSDE(nn.Identity(), (), alpha, eta),)
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         """Maps noisy windows (*, features) or (*, channels, H, W), times () or one for each
         window, and context to noise of the shape of x."""
-        (process,) = self._process
-        times = t.reshape(*t.shape, *(1,) * (x.ndim - t.ndim))
-        return process.sigma(times) * x + process.mu(times) * self.score(x, t, c)
+        (process,) = self.process
+        # rounded to a half type near 0, levels lose all their digits
+        times = widen(t).reshape(*t.shape, *(1,) * (x.ndim - t.ndim))
+        mu, sigma = process.mu(times).to(x.dtype), process.sigma(times).to(x.dtype)
+        return sigma * x + mu * self.score(x, t, c)

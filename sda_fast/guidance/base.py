@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from .. import ops
 from .._autocast import exact, widened
 from .._calls import own, stands_for_call
+from ..reference import widen
 
 Level = float | Tensor  # a number, or a tensor () where a step is captured once for all times
 Vjp = Callable[[Tensor], Tensor]
@@ -178,7 +179,8 @@ class Guidance(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         """Maps noisy trajectories (B, *event), a time () and context to noise (B, *event)."""
-        mu, sigma = float(self.sde.mu(t)), float(self.sde.sigma(t))
+        levels_at = widen(t)  # rounded to a half type near 0, levels lose all their digits
+        mu, sigma = float(self.sde.mu(levels_at)), float(self.sde.sigma(levels_at))
         context = context_for(self.sde.eps, c)
         with torch.no_grad():
             parts = [
