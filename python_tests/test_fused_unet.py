@@ -428,6 +428,8 @@ def test_other_arguments_are_called():
     (gradient,) = torch.autograd.grad(network(x, time).sum(), time)
     assert float(gradient) != 0
     assert "does not divide" in str(network.fused(x[..., :7], T))
+    wide = make(kernel_size=7)
+    assert "narrower than the padding" in str(wide.fused(x[..., :4, :4], T))
     network.double()
     assert isinstance(network.fused(x.double()), str)
     assert network(x.double(), T.double()).dtype == torch.float64

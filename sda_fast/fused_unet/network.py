@@ -70,9 +70,11 @@ class FusedUNet:
         if _autocast.is_on(x):
             return "autocast is on"
         sizes = list(zip(plane(x.shape[2:]), self.grid, self.padding, strict=True))
-        if any(n % g != 0 or n // g < max(p, 1) for n, g, p in sizes):
+        if any(n % g != 0 for n, g, _ in sizes):
             step = tuple(self.grid[-self.spatial :])
             return f"a grid of {tuple(x.shape[2:])} cells does not divide by {step}"
+        if any(n // g < max(p, 1) for n, g, p in sizes):
+            return f"a grid of {tuple(x.shape[2:])} cells is, coarsened, narrower than the padding"
         if t is not None and t.requires_grad and torch.is_grad_enabled():
             return "the fused U-Net has no gradient of time"
         return None
