@@ -1,6 +1,7 @@
 """Fused networks against the modules that they are made from, in float64."""
 
 import copy
+import io
 import os
 import subprocess
 import sys
@@ -428,6 +429,25 @@ def test_operator_refuses(place: int, value: Any, message: str):
     arguments[place] = value
     with pytest.raises(RuntimeError, match=message):
         torch.ops.sda_fast.mlp_score(*arguments)
+
+
+def test_packed_weights_stay_behind():
+    """A network that was evaluated is not larger on disk, and its copies pack their own."""
+
+    def size(network: Any) -> int:
+        file = io.BytesIO()
+        torch.save(network, file)
+        return len(file.getvalue())
+
+    network, x, t = make(), torch.randn(2, 9, 3), torch.tensor(0.5)
+    before = size(network)
+    expected = network(x, t)
+    assert size(network) == before
+    twin = copy.deepcopy(network)
+    with torch.no_grad():
+        next(twin.parameters()).add_(1.0)
+    assert not torch.equal(twin(x, t), expected)
+    assert torch.equal(network(x, t), expected)
 
 
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])

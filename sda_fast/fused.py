@@ -87,6 +87,10 @@ class Packed:
         self._versions: Any = None
         self._tensors = (torch.empty(0), torch.empty(0))
 
+    def __reduce__(self) -> tuple[type["Packed"], tuple[()]]:
+        """A copy of a network, or a saved one, packs its own."""
+        return Packed, ()
+
     @keeping()
     def of(
         self, linears: list[nn.Linear], seen: tuple[int, int], packing: Packing
