@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,25 @@ def test_other_safetensors(tmp_path: Path, metadata: dict[str, str] | None):
     message = f"not a prior of this package: its format is {form!r}, expected {FORMAT!r}"
     with pytest.raises(ValueError, match=message):
         load_prior(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({}, "is not a whole prior: its record has no network, schedule, shape"),
+        ({"network": {}, "schedule": {}}, "its record has no shape"),
+        (
+            {"network": {}, "schedule": {"class": "SCHEDULES"}, "shape": [5, 3]},
+            "is of a noise process 'SCHEDULES', expected one of VPSDE, SubVPSDE, SubSubVPSDE",
+        ),
+    ],
+)
+def test_record_that_is_not_whole(tmp_path: Path, record: dict[str, Any], message: str):
+    path = tmp_path / "part.safetensors"
+    metadata = {"format": FORMAT, "record": json.dumps(record)}
+    save_file({"weight": torch.zeros(1)}, path, metadata)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_prior(path)
 
 
 def test_unknown_activation():

@@ -22,15 +22,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from . import schedule
 from .composition import Composition, Plan
 from .kernels import ForcedScoreUNet, VelocityKernel, kolmogorov_forcing
 from .nn import ACTIVATIONS
-from .schedule import VPSDE
+from .schedule import VPSDE, SubSubVPSDE, SubVPSDE
 from .score import MCScoreNet
 from .systems import CATALOGUE
 
 FORMAT = "sda_fast prior 1"
+PROCESSES = {process.__name__: process for process in (VPSDE, SubVPSDE, SubSubVPSDE)}
 
 #: The priors that come with the package.
 PRIORS = {
@@ -214,7 +214,15 @@ def read_record(name: str | os.PathLike[str]) -> dict[str, Any]:
             f"expected {FORMAT!r}"
         )
 
-    record: dict[str, Any] = json.loads(metadata["record"])
+    record: dict[str, Any] = json.loads(metadata.get("record", "{}"))
+    missing = [name for name in ("network", "schedule", "shape") if name not in record]
+    if missing:
+        raise ValueError(f"{path} is not a whole prior: its record has no {', '.join(missing)}")
+    if record["schedule"].get("class") not in PROCESSES:
+        raise ValueError(
+            f"{path} is of a noise process {record['schedule'].get('class')!r}, expected one of "
+            f"{', '.join(PROCESSES)}"
+        )
     return record
 
 
@@ -254,8 +262,7 @@ def load_prior(
     length = default if length is None else length
     network.plan(length)  # fails here rather than in the first step
 
-    process = getattr(schedule, record["schedule"]["class"])
-    sde: VPSDE = process(
+    sde = PROCESSES[record["schedule"]["class"]](
         network,
         shape=(length, *state),
         alpha=record["schedule"]["alpha"],
