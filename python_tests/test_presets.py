@@ -152,6 +152,9 @@ def test_refusals():
         suggest(prior(), 3)
     with pytest.raises(TypeError, match="a recipe has no stride"):
         suggest(prior(), 64, stride=2)
+    for name, value in (("corrections", 2.5), ("corrections", None), ("tau", "a"), ("steps", 0)):
+        with pytest.raises(ValueError, match=rf"{name}.* must be"):
+            suggest(prior(), 64, **{name: value})
 
 
 def test_page():

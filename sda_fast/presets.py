@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from .composition import Centre, Composition, Junction, Plan
-from .sampler.plan import is_integer
+from .sampler.plan import is_integer, make_schedule
 from .score import MCScoreNet
 
 # The first and the last time, where corrections begin, where they become smaller, and how much.
@@ -190,8 +190,8 @@ def suggest(
         there is none, or the network is none that composes windows, it is None.
 
     Raises:
-        ValueError: Both a budget and a time are given, or too little of one, or `last` is out of
-            its range.
+        ValueError: Both a budget and a time are given, or too little of one, or `last` or what
+            overrides the steps, `corrections` or `tau` is out of its range.
         TypeError: An override is no field of a recipe.
     """
     if budget is not None and seconds is not None:
@@ -202,8 +202,9 @@ def suggest(
 
     planned = {
         name: overrides.pop(name)
-        for name in ("corrections", "tau", "clip")
-        if isinstance(overrides.get(name), int | float) or overrides.get(name, 0) is None
+        for name, may_be_none in (("corrections", False), ("tau", True), ("clip", True))
+        if isinstance(overrides.get(name), int | float)
+        or (may_be_none and overrides.get(name, 0) is None)
     }
     network = _network(prior)
     composition, reason = _composition(network, prior.shape[0])
@@ -226,7 +227,9 @@ def suggest(
     why.append(f"on Lorenz-63, by lorenz63-w13, W1 was this many times an exact method's: {bought}")
 
     recipe = scheduled("suggested", budget, composition, last=last, why=why, **planned)
-    return dataclasses.replace(recipe, **overrides)
+    recipe = dataclasses.replace(recipe, **overrides)
+    make_schedule(recipe.steps, recipe.corrections, recipe.tau)  # fails here rather than in a run
+    return recipe
 
 
 def _network(prior: Any) -> MCScoreNet | None:
