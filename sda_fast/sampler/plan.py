@@ -235,7 +235,8 @@ def _network_parts(
         return parts, window_batch
 
     if window_batch is None:
-        fit = windows_that_fit(network, state, gradient=guided)
+        gradient = guided and not estimator.detach
+        fit = windows_that_fit(network, state, gradient=gradient)
         if fit is not None and fit < windows * samples:
             window_batch = fit
     many = "all" if window_batch is None else f"at most {window_batch}"
