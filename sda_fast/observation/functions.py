@@ -49,7 +49,7 @@ class Linear(ObservationOperator):
             raise ValueError(f"shape must have {seen.numel()} elements, but is {tuple(shape)}")
 
         super().__init__(event, shape, linear=True)
-        self._leading, self._seen = leading, seen
+        self.leading, self.seen = leading, seen
 
         self.sparse: SparseMap | None = None
         if matrix.layout == torch.strided:
@@ -64,10 +64,10 @@ class Linear(ObservationOperator):
             return self.sparse._observe(x).reshape(-1, *self.shape)
         x = floating(x)
         weight = self.weight.to(x.dtype)
-        return (x.flatten(self._leading + 1) @ weight.mT).reshape(-1, *self.shape)
+        return (x.flatten(self.leading + 1) @ weight.mT).reshape(-1, *self.shape)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        y = y.reshape(-1, *self._seen)
+        y = y.reshape(-1, *self.seen)
         if self.sparse is not None:
             return self.sparse._adjoint(y)
         y = floating(y)

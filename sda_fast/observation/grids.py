@@ -56,13 +56,13 @@ class Subsample(ObservationOperator):
             sizes.append(len(places))
 
         super().__init__(event, sizes, linear=True)
-        self._places = (starts, steps)
+        self.places = (starts, steps)
 
     def _observe(self, x: Tensor) -> Tensor:
-        return ops.subsample(x, *self._places, self.shape)
+        return ops.subsample(x, *self.places, self.shape)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return ops.subsample_adjoint(y, *self._places, self.event)
+        return ops.subsample_adjoint(y, *self.places, self.event)
 
 
 class BlockMean(ObservationOperator):
@@ -89,10 +89,10 @@ class BlockMean(ObservationOperator):
 
         coarse = (n // k for n, k in zip(event[leading:], block, strict=True))
         super().__init__(event, (*event[:leading], *coarse), linear=True)
-        self._block = block
+        self.block = block
 
     def _observe(self, x: Tensor) -> Tensor:
-        return ops.block_mean(x, self._block)
+        return ops.block_mean(x, self.block)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return ops.block_mean_adjoint(y, self._block)
+        return ops.block_mean_adjoint(y, self.block)

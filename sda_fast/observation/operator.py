@@ -14,7 +14,8 @@ from .._calls import stands_for_call
 class ObservationOperator(nn.Module):
     """Maps states to observations: the base of the operators here.
 
-    A subclass defines `_observe` and, if it is linear, `_adjoint`.
+    A subclass defines `_observe` and, if it is linear, `_adjoint`. What tells it from others of its
+    class it keeps in public attributes and buffers, by which checkpoints of a sample know it.
 
     Arguments:
         event: The shape of a state, without a batch.

@@ -77,7 +77,7 @@ class SparseMap(ObservationOperator):
         names = ("row", "column", "value", "row_t", "column_t", "value_t")
         for name, x in zip(names, (starts, column, value, *transposed), strict=True):
             self.register_buffer(name, x)
-        self._leading = leading
+        self.leading = leading
 
     def _map(self, x: Tensor, shape: Size, *, adjoint: bool) -> Tensor:
         x = x if self.value is None else floating(x)
@@ -85,7 +85,7 @@ class SparseMap(ObservationOperator):
         transposed = (self.row_t, self.column_t, self.value_t)
         if adjoint:
             matrix, transposed = transposed, matrix
-        y = ops.sparse_map(x.flatten(0, self._leading).flatten(1), *matrix, transposed)
+        y = ops.sparse_map(x.flatten(0, self.leading).flatten(1), *matrix, transposed)
         return y.reshape(len(x), *shape)
 
     def _observe(self, x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from ..schedule import coefficients
 from .identity import digest_of, parts_of
 from .plan import SamplingPlan
 
-FORMAT = "sda_fast sampler checkpoint 1"
+FORMAT = "sda_fast sampler checkpoint 2"
 
 
 class Checkpoint:

@@ -17,9 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# What parts of this package are made of under private names. Other private names are of caches.
-KEPT = {"_block", "_leading", "_places", "_process"}
-
 WORDS = (str, complex, range, torch.dtype, np.dtype, PurePath, Enum)
 NUMBERS = (int, float, np.generic)
 DATA = (type(None), *NUMBERS, *WORDS, bytes, slice, Tensor, np.ndarray, Mapping, Sequence, Set)
@@ -107,7 +104,7 @@ def _taken_apart(x: Any) -> tuple[str, dict[str, Any]]:
     attributes = {
         name: value
         for name, value in sorted(getattr(x, "__dict__", {}).items())
-        if (not name.startswith("_") or name in KEPT)
+        if not name.startswith("_")  # which are of caches
         and not isinstance(getattr(type(x), name, None), cached_property)
     }
     if isinstance(x, nn.Module):
