@@ -15,7 +15,8 @@ from torch import Generator
 from sda_fast import load_prior
 from sda_fast.data import draw_windows, simulate
 from sda_fast.io import read_record
-from sda_fast.training import LEVELS, denoising_error, make_system
+from sda_fast.systems import build_system
+from sda_fast.training import LEVELS, denoising_error
 
 SEED = 20_260
 
@@ -35,7 +36,7 @@ def main() -> None:
     for name in arguments.priors:
         sde = load_prior(name)
         generator = Generator().manual_seed(SEED)
-        chain = make_system(read_record(name)["system"])
+        chain = build_system(read_record(name)["system"])
         data = simulate(chain, 1024, 256, generator=generator)
 
         # the widest windows that any network sees, so that all are given the same states

@@ -130,10 +130,9 @@ class Standardisation:
         if record.get("system") not in CATALOGUE:
             raise ValueError(f"{name} does not say how its states are standardised")
 
-        chain = CATALOGUE[record["system"]].system
-        zero = torch.zeros(state)
-        mean = chain.postprocess(zero)
-        return cls(mean, chain.postprocess(zero + 1) - mean, len(state))
+        own = CATALOGUE[record["system"]].system.standardisation(state)
+        mean, std = own or (torch.zeros(state[0]), torch.ones(state[0]))
+        return cls(mean, std, len(state))
 
     def _channels(self, value: Tensor, x: Tensor) -> Tensor:
         dtype = torch.result_type(x, 1.0)  # of integers, a floating type

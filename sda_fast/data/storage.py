@@ -35,9 +35,8 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..systems import CATALOGUE, MarkovChain
+from ..systems import CATALOGUE
 from .recipe import Recipe
 
 FORMAT = "sda_fast trajectories 1"
@@ -302,12 +301,10 @@ class PartFile:
 def _standardisation(recipe: Recipe, array: Any) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean and the standard deviation of each channel: the system's own, if it has
     them, or those of the data."""
-    chain = recipe.build()
-    if type(chain).postprocess is not MarkovChain.postprocess:
-        zero = torch.zeros(recipe.shape[2:])
-        shift, scale = chain.postprocess(zero), chain.postprocess(zero + 1)
-        return shift.numpy(), (scale - shift).numpy()
-
+    own = CATALOGUE[recipe.system].system.standardisation(recipe.shape[2:])
+    if own is not None:
+        mean, std = own
+        return mean.numpy(), std.numpy()
     return moments(array, map(recipe.rows, range(recipe.blocks)))
 
 

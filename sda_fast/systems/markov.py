@@ -79,6 +79,15 @@ class MarkovChain(abc.ABC):
         """Maps standardised states to physical ones, the inverse of `preprocess`."""
         return x
 
+    @classmethod
+    def standardisation(cls, state: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+        """Returns what `postprocess` maps zero to and what it multiplies by, for states of a shape,
+        or None of a system that is not standardised by itself."""
+        if cls.postprocess is MarkovChain.postprocess:
+            return None
+        mean = cls.postprocess(torch.zeros(*state))
+        return mean, cls.postprocess(torch.ones(*state)) - mean
+
 
 class DiscreteODE(MarkovChain):
     """An ordinary differential equation, discretised by the fourth-order Runge-Kutta scheme.

@@ -5,7 +5,6 @@ __all__ = [
     "Config",
     "denoising_error",
     "draw_samples",
-    "make_system",
     "read_config",
     "train",
 ]
@@ -15,4 +14,3 @@ from .loop import train
 from .loss import LEVELS, denoising_error
 from .metrics import draw_samples
 from .options import read_config
-from .source import make_system

@@ -6,7 +6,6 @@ __all__ = [
     "Stored",
     "differences_of_data",
     "identify",
-    "make_system",
     "open_source",
 ]
 
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from ..data import Trajectories, Windows, draw_windows, simulate
 from ..data.storage import SIMULATION
-from ..systems import CATALOGUE, MarkovChain, build_system
+from ..systems import CATALOGUE, build_system
 from .config import Config
 
 #: The windows x of a share of a batch, with shape (b, w, *state), the noise of the whole batch and
@@ -44,11 +43,6 @@ class Source(Protocol):
         """Returns the windows that validate, with shape (n, w, *state)."""
 
 
-def make_system(name: str, **parameters: Any) -> MarkovChain:
-    """Makes the system that a prior of this name is about."""
-    return build_system(name, **parameters)
-
-
 class Simulated:
     """Trajectories simulated in memory.
 
@@ -58,7 +52,7 @@ class Simulated:
 
     def __init__(self, config: Config):
         self.config = config
-        chain = make_system(config.system, **config.parameters)
+        chain = build_system(config.system, **config.parameters)
         data = simulate(
             chain,
             config.trajectories,
@@ -69,11 +63,9 @@ class Simulated:
         )
         self.state = tuple(data.shape[2:])
 
-        own = type(chain).postprocess is not MarkovChain.postprocess
-        if own:  # it is standardised by its own already
-            zero = torch.zeros(self.state)
-            self.mean = chain.postprocess(zero)
-            self.std = chain.postprocess(zero + 1) - self.mean
+        own = chain.standardisation(self.state)
+        if own is not None:  # the data are standardised by it already
+            self.mean, self.std = own
         else:
             dims = [d for d in range(data.ndim) if d != 2]
             self.std, self.mean = torch.std_mean(data, dim=dims, correction=0)
