@@ -111,9 +111,6 @@ HEAD = [
 ]  # fmt: skip
 
 
-UNITS = {"flops": "FLOP", "bytes": "B"}
-
-
 def rows(chosen: Groups, floors: dict[str, Any]) -> Iterator[list[str]]:
     """Yields the rows of the table: a group and what its codes took."""
     for group, codes in chosen.items():

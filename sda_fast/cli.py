@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-EXPECTED = (ValueError, TypeError, FileNotFoundError, ImportError, RuntimeError, OSError)
+EXPECTED = (ValueError, TypeError, ImportError, RuntimeError, OSError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -186,6 +186,7 @@ def _train(arguments: argparse.Namespace) -> None:
     import torch
 
     from .training import Config, draw_samples, read_config, train
+    from .training.files import Files
 
     if arguments.threads is not None:
         if arguments.threads < 1:
@@ -223,7 +224,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
     print(json.dumps(record["validation"], indent=1))
     if not arguments.no_figure:
-        picture = out.with_name(out.name.removesuffix(".safetensors") + ".samples.png")
+        picture = Files(out).samples
         try:
             draw_samples(out, picture)
         except Exception as error:  # the prior is there: a picture is not worth failing for

@@ -84,7 +84,7 @@ def demo(
     truth, ensemble = chain.postprocess(x), chain.postprocess(ensemble)
     observed = chain.postprocess(torch.cat((y, torch.zeros(len(y), 2)), dim=-1))[:, 0]
     clock = chain.dt * torch.arange(LENGTH)
-    climatology = torch.tensor([0.0, 0.0, 25.0]).expand_as(truth)
+    climatology = chain.postprocess(torch.zeros_like(x))
 
     plot_posterior(
         out / "demo.png",

@@ -3,23 +3,17 @@
 __all__ = ["describe"]
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from . import _native
+from . import __version__, _native
 
 
 def describe() -> str:
     """Returns a table of the package's version, how it was built and what it runs on."""
-    try:
-        installed = version("sda-fast")
-    except PackageNotFoundError:
-        installed = "not installed"
-
     known = _native.info()
     lines = [
-        ("sda_fast", installed),
+        ("sda_fast", __version__),
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         ("torch", f"{torch.__version__} running"),
     ]

@@ -9,6 +9,7 @@ from itertools import product
 import torch
 from torch import Size, Tensor
 
+from .._arguments import floating
 from .sparse import SparseMap
 
 
@@ -82,8 +83,7 @@ class Interpolate(SparseMap):
         periodic: bool = False,
     ):
         event = Size(event)
-        points = torch.as_tensor(points)
-        points = points if points.is_floating_point() else points.to(torch.get_default_dtype())
+        points = floating(torch.as_tensor(points))
         timed = times is not None
 
         if len(event) < 2 + timed:
@@ -106,7 +106,8 @@ class Interpolate(SparseMap):
             axes.insert(0, _between("times", times, event[0], False))
 
         # the fields between time and grid, each of which is observed alike
-        fields = event[1:-2] if timed else Size(())
+        lead = event[1:-2] if timed else event[:-2]
+        fields = lead if timed else Size(())
         field = torch.arange(fields.numel(), device=points.device)[:, None]
         point = torch.arange(len(points), device=points.device)
 
@@ -123,7 +124,6 @@ class Interpolate(SparseMap):
             columns.append(column[seen])
             values.append(value.expand(column.shape)[seen])
 
-        lead = event[1:-2] if timed else event[:-2]
         super().__init__(
             event,
             (*lead, len(points)),
