@@ -3,6 +3,7 @@
 __all__ = [
     "PRIORS",
     "Standardisation",
+    "atomic_write",
     "build_network",
     "load_prior",
     "read_record",

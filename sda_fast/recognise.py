@@ -221,7 +221,7 @@ def agrees(eps: Any, other: Any, x: Tensor, *context: Tensor | None) -> bool:
     Arguments:
         eps: The one.
         other: Its twin.
-        x: Pure noise, with shape (B, *event).
+        x: Noisy states, with shape (B, *event).
         context: The context, if any is passed.
     """
     with exact_products(x.device), sampling():

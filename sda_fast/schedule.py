@@ -85,9 +85,9 @@ class VPSDE(nn.Module):
         self,
         shape: Sequence[int] = (),
         c: Tensor | None = None,
-        steps: int = 64,
-        corrections: int = 0,
-        tau: float = 1.0,
+        steps: int | Sequence[float] | Tensor = 64,
+        corrections: int | Sequence[int] | Callable[[float], int] = 0,
+        tau: float | Sequence[float] | Callable[[float], float] = 1.0,
         **kwargs: Any,
     ) -> Tensor:
         """Draws samples: :func:`sda_fast.sample` of this process, which documents the arguments."""

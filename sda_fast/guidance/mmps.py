@@ -43,7 +43,9 @@ class MMPSGaussianScore(ObservationGuidance):
         iterations: The number of the solver's iterations.
         solver: "gmres", which does not mind that a network's Jacobian is not quite symmetric, or
             "cg".
-        tolerance: Where the solver stops before.
+        tolerance: Below which a sample's solve ends early, 0 for never: of "cg" the norm of the
+            residual relative to that of y - A(x), of "gmres" that of a new direction relative to
+            its product's.
 
     Raises:
         ValueError: y is infinite; an argument is out of its range.

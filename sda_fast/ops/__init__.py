@@ -1,11 +1,13 @@
 r"""The operators: gather and compose windows, denoise, guide, take predictor and Langevin steps,
 evaluate networks, observe states.
 
-Each function computes natively where the native library can serve its tensors, and otherwise by the
-function of the same name in :mod:`sda_fast.reference`, whose numbers it matches to rounding.
-:func:`backend` forces one or the other, :func:`unserved` says which it would be and why.
+Each function but :func:`mlp_score`, which is native only, computes natively where the native
+library can serve its tensors, and otherwise by the function of the same name in
+:mod:`sda_fast.reference`, whose numbers it matches to rounding. :func:`backend` forces one or the
+other, :func:`unserved` says which it would be and why.
 
-The functions that return a tensor are differentiable, twice and more, and may be compiled.
+The functions that return a tensor may be compiled, and are differentiable twice and more; but
+`mlp_score`, `norm_pad` and `activation_pad` once, and vector-Jacobian products not.
 
 References:
     | Score-based Data Assimilation (Rozet & Louppe, 2023)

@@ -293,9 +293,10 @@ def explain(
     denoise: bool = False,
     clip: float | None = None,
 ) -> SamplingPlan:
-    """Returns the plan that :func:`sample`, given the same arguments, follows. Printed, it says
-    what serves each part of the work and why. On CUDA it tries whether an evaluation can be
-    captured in a graph, by making a few.
+    """Returns the plan that :func:`sample`, given the same arguments, follows; `seed`, `progress`,
+    `callback` and `checkpoint` are no part of it. Printed, it says what serves each part of the
+    work and why. On CUDA it tries whether an evaluation can be captured in a graph, by making a
+    few.
 
     Raises:
         ValueError: An argument is out of its range, or of a shape that does not fit.
