@@ -543,7 +543,9 @@ def test_resume_where_there_is_another_prior(tmp_path: Path):
     """One that a user has saved, or no prior at all."""
     out = tmp_path / "prior"
     network = {"features": 3, "order": 1, "hidden_features": [8]}
-    save_prior(out, build_network(network), {"network": network, "shape": [9, 3]})
+    schedule = {"class": "VPSDE", "alpha": "cos", "eta": 1e-3}
+    record = {"network": network, "schedule": schedule, "shape": [9, 3]}
+    save_prior(out, build_network(network), record)
     with pytest.raises(ValueError, match="is a prior that does not say how it was trained"):
         run(TINY, out, resume=True)
     out.write_bytes(b"notes")
