@@ -2,10 +2,14 @@
 
 __all__ = ["plot_posterior"]
 
+import io
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor
+
+from .io import atomic_write
 
 
 def plot_posterior(
@@ -32,6 +36,10 @@ def plot_posterior(
         members: The number of members that are drawn.
         level: The share of the members that the band holds.
         title: The title.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        OSError: The image could not be written. What was there before is kept.
     """
     try:
         from matplotlib.figure import Figure
@@ -71,4 +79,6 @@ def plot_posterior(
     panels[-1].set_xlabel("time")
     if title:
         figure.suptitle(title, fontsize="medium", x=0.01, ha="left")
-    figure.savefig(path)
+    image = io.BytesIO()
+    figure.savefig(image, format=Path(path).suffix.removeprefix(".") or "png")
+    atomic_write(path, image.getvalue())

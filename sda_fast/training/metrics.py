@@ -112,9 +112,6 @@ def draw_samples(
             axis.set_ylabel(f"$x_{{{j + 1}}}$")
         axis.set_xlabel("state")
 
-    part = path.with_name(f".{path.name}")
-    try:
-        figure.savefig(part, format="png", dpi=150)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    atomic_write(path, image.getvalue())
