@@ -12,9 +12,9 @@ from .._calls import hooked
 from ..fused import UnfusableError, activation_number, expect
 from ..nn import LayerNorm, ModResidualBlock, UNet
 
-MOST_CHANNELS = 2048  # as in csrc/fields.h
+MOST_CHANNELS = 2048  # as in csrc/kernels/padded.h
 
-Convolution = nn.Conv1d | nn.Conv2d
+Layer = nn.Conv1d | nn.Conv2d
 
 
 def plane(sizes: Iterable[int], fill: int = 1) -> tuple[int, int]:
@@ -71,9 +71,9 @@ class Structure:
         if len(self.activations) > 1:
             raise UnfusableError("its activations are not all the same")
 
-    def _convolution(self, module: Any, like: Convolution | None) -> Convolution:
+    def _convolution(self, module: Any, like: Layer | None) -> Layer:
         kind = (nn.Conv1d, nn.Conv2d)[self.spatial - 1]
-        convolution: Convolution = expect(module, kind, "layer")
+        convolution: Layer = expect(module, kind, "layer")
         size, mode = convolution.kernel_size, convolution.padding_mode
         if convolution.weight.dtype != torch.float32:
             raise UnfusableError(f"its weights are {convolution.weight.dtype}, not torch.float32")
@@ -95,11 +95,11 @@ class Structure:
             raise UnfusableError(f"a layer has {len(parts)} parts, not {count}")
         return parts
 
-    def _down(self, module: Any) -> Convolution:
+    def _down(self, module: Any) -> Layer:
         (convolution,) = self._parts(module, 1)
         return self._convolution(convolution, self.first)
 
-    def _up(self, module: Any) -> tuple[float, tuple[int, int], Convolution]:
+    def _up(self, module: Any) -> tuple[float, tuple[int, int], Layer]:
         norm, upsample, convolution = self._parts(module, 3)
         expect(upsample, nn.Upsample, "layer")
         factor = upsample.scale_factor
@@ -119,10 +119,10 @@ class Structure:
             raise UnfusableError(f"its norm is over dimension {norm.dim}, not over channels")
         return float(norm.eps)
 
-    def _blocks(self, level: Any) -> list[tuple[Convolution, Convolution, float, slice]]:
+    def _blocks(self, level: Any) -> list[tuple[Layer, Layer, float, slice]]:
         return [self._block(block) for block in expect(level, nn.ModuleList, "level")]
 
-    def _block(self, module: Any) -> tuple[Convolution, Convolution, float, slice]:
+    def _block(self, module: Any) -> tuple[Layer, Layer, float, slice]:
         block = expect(module, ModResidualBlock, "block")
         project, unflatten = self._parts(block.project, 2)
         norm, before, activation, after = self._parts(block.residue, 4)

@@ -61,7 +61,7 @@ class Checkpoint:
             "shape": [list(plan.batch), list(plan.event)],
             "dtype": str(plan.dtype),
             "times": list(plan.times),
-            "levels": [list(plan.mu), list(plan.sigma), *_levels(sde.eps, plan.times)],
+            "levels": [list(plan.mu), list(plan.sigma), *_guided_levels(sde.eps, plan.times)],
             "corrections": list(plan.corrections),
             "tau": list(plan.tau),
             "order": plan.order,
@@ -148,7 +148,7 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
     )
 
 
-def _levels(eps: Any, times: Sequence[float]) -> list[list[float]]:
+def _guided_levels(eps: Any, times: Sequence[float]) -> list[list[float]]:
     """Returns the levels of the process that an estimator guides, where it can be asked."""
     try:
         levels = coefficients(eps.sde, torch.tensor(times, dtype=torch.float64))

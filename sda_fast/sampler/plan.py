@@ -166,22 +166,22 @@ def make_plan(
         weights = tuple(tuple(row[: n + 1]) for n, row in enumerate(rows))
 
     return SamplingPlan(
-        batch,
-        event,
-        device,
-        dtype,
-        backend,
-        tuple(times.tolist()),
-        mu,
-        sigma,
-        weights,
-        counts,
-        amplitudes,
-        bool(denoise),
-        None if clip is None else float(clip),
-        window_batch,
-        estimator,
-        (*parts, *more),
+        batch=batch,
+        event=event,
+        device=device,
+        dtype=dtype,
+        backend=backend,
+        times=tuple(times.tolist()),
+        mu=mu,
+        sigma=sigma,
+        weights=weights,
+        corrections=counts,
+        tau=amplitudes,
+        denoise=bool(denoise),
+        clip=None if clip is None else float(clip),
+        window_batch=window_batch,
+        estimator=estimator,
+        parts=(*parts, *more),
     )
 
 
