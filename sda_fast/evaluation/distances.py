@@ -66,7 +66,8 @@ def energy_distance(x: Tensor, y: Tensor, *, unbiased: bool = False) -> float:
     Arguments:
         x: An ensemble, with shape (N, *).
         y: An ensemble, with shape (M, *).
-        unbiased: Whether to leave out pairs of a member with itself.
+        unbiased: Whether to leave out pairs of a member with itself. By default not, unlike
+            :func:`mmd`.
 
     Raises:
         ValueError: The shapes do not fit, something is not finite, or there are too few members.
@@ -94,7 +95,8 @@ def mmd(x: Tensor, y: Tensor, *, bandwidth: float | None = None, unbiased: bool 
         y: An ensemble, with shape (M, *).
         bandwidth: The kernel's h, in the units of the state. By default the median distance
             between two members of both ensembles together.
-        unbiased: Whether to leave out pairs of a member with itself.
+        unbiased: Whether to leave out pairs of a member with itself. By default so, unlike
+            :func:`energy_distance`.
 
     Raises:
         ValueError: The shapes do not fit, something is not finite, there are too few members, or
