@@ -178,6 +178,16 @@ inline NoiseKey check_noise(const Tensor& x, int64_t seed, int64_t step, int64_t
   return SDA_FAST_VARIANT::noise_key(seed, step, correction);
 }
 
+// The type that the numbers beside a state have: that of its arithmetic.
+inline ScalarType arithmetic_type(const Tensor& state) {
+  return state.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// A list has a number for each of the trailing `dims` dimensions.
+inline void check_trailing(const char* name, const std::vector<int64_t>& list, size_t dims) {
+  check(list.size() == dims, name, " must have ", dims, " number(s), but is ", list_of(list), ".");
+}
+
 inline bool overlap(const Tensor& a, const Tensor& b) {
   const auto begin = [](const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data_ptr()); };
   const auto end = [&](const Tensor& t) {

@@ -5,19 +5,17 @@
 
 #include <optional>
 
+#include "checks.h"
 #include "kernels/activation_pad.h"
 #include "kernels/norm_pad.h"
-#include "observe.h"
 
 namespace sda_fast {
-
-constexpr int64_t kMostFieldChannels = 2048;
 
 inline void check_field(const char* name, const Tensor& t) {
   check_state(name, t, 4);
   check(t.dim() == 4, name, " must have shape (B, C, H, W), but has shape ", shape_of(t), ".");
-  check(t.size(1) >= 1 && t.size(1) <= kMostFieldChannels, name, " must have 1 to ",
-        kMostFieldChannels, " channels, but has shape ", shape_of(t), ".");
+  check(t.size(1) >= 1 && t.size(1) <= kMostChannels, name, " must have 1 to ", kMostChannels,
+        " channels, but has shape ", shape_of(t), ".");
 }
 
 // A field of the dtype of x and, where x is the source, `up` times as many points.

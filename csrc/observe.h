@@ -12,16 +12,6 @@
 
 namespace sda_fast {
 
-// The type that the numbers beside a state have: that of its arithmetic.
-inline ScalarType arithmetic_type(const Tensor& state) {
-  return state.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// A list has a number for each of the trailing `dims` dimensions.
-inline void check_trailing(const char* name, const std::vector<int64_t>& list, size_t dims) {
-  check(list.size() == dims, name, " must have ", dims, " number(s), but is ", list_of(list), ".");
-}
-
 // The dimensions that a state has beside those that a list of numbers is for.
 inline int64_t leading_dims(const char* name, const Tensor& t, const char* list_name,
                             const std::vector<int64_t>& list) {

@@ -68,8 +68,7 @@ Choice choose() {
 #endif
   if (name == "avx2" || name == "avx512" || name == "avx512bf16") {
     throw std::runtime_error("SDA_FAST_ISA is " + name +
-                             ", which this CPU does not have: the best " + "it has is " + best +
-                             ".");
+                             ", which this CPU does not have: the best it has is " + best + ".");
   }
   throw std::runtime_error("SDA_FAST_ISA is " + name +
                            ", which is none of avx512bf16, avx512, avx2 and baseline.");

@@ -24,6 +24,8 @@ struct Padded {
   int64_t pad_rows, pad_columns, up_rows, up_columns;
 };
 
+constexpr int64_t kMostChannels = 2048;  // of a source: a point of it lies on the stack
+
 }  // namespace sda_fast
 
 namespace sda_fast::SDA_FAST_VARIANT {
@@ -89,8 +91,6 @@ struct Lanes {
     }
   }
 };
-
-constexpr int64_t kMostChannels = 2048;
 
 // The channels of a point, widened, in whole vectors: what is beyond the last channel is zero.
 template <typename A>
