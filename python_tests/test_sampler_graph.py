@@ -1,6 +1,10 @@
 """Evaluations that are captured once and replayed, with a stand-in for CUDA's graphs on the CPU."""
 
+import math
+import warnings
 from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import TypeVar
 
 import oracles
@@ -10,7 +14,15 @@ from test_sampler import GAMMA, NETWORKS, assert_same, observe
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from sda_fast import VPSDE, DPSGaussianScore, GaussianScore, LikelihoodScore, explain, sample
+from sda_fast import (
+    VPSDE,
+    DPSGaussianScore,
+    GaussianScore,
+    LikelihoodScore,
+    Spectrum,
+    explain,
+    sample,
+)
 from sda_fast import likelihood as likelihoods
 from sda_fast.guidance import MMPSGaussianScore
 from sda_fast.sampler import estimate, graph, run
@@ -42,6 +54,11 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(estimate, "unserved", lambda plan: None)
     monkeypatch.setattr(run, "unserved", lambda plan: None)
     return replays
+
+
+def waiting(x: Tensor) -> Tensor:
+    """Observes as `observe`, and looks at a number."""
+    return observe(x) if x.sum().item() < torch.inf else observe(2 * x)
 
 
 def eagerly(*args, **kwargs) -> Tensor:
@@ -123,6 +140,125 @@ def test_estimate_that_cannot_be_captured(captures: list[int], monkeypatch: pyte
     assert "operation not permitted when stream is capturing\n" in told
 
 
+class FakeCuda:
+    """What `torch.cuda` is asked for by a capture, on the CPU: notes what is done to it. Its graph
+    fails in the end, as torch's does of what waits for the device, and leaves its stream."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, fails: bool = False):
+        self.told: list[str] = []
+        self.current = self.default = self._stream("default")
+        self.mode, self.fails, self.underway, self.stuck = 0, fails, False, False
+        generator = SimpleNamespace(
+            get_state=lambda: self.told.append("state kept"),
+            set_state=lambda state: self.told.append("state set"),
+            clone_state=lambda: None,
+            graphsafe_set_state=lambda state: setattr(self, "stuck", False),
+        )
+        for name, value in {
+            "Stream": lambda device: self._stream("side"),
+            "current_stream": lambda: self.current,
+            "CUDAGraph": lambda: SimpleNamespace(
+                reset=lambda: self.told.append("reset"), replay=lambda: None
+            ),
+            "graph_pool_handle": lambda: (0, 1),
+            "stream": self.stream,
+            "graph": self.graph,
+            "get_sync_debug_mode": lambda: self.mode,
+            "set_sync_debug_mode": self.set_mode,
+            "default_generators": [generator],
+        }.items():
+            patch.setattr(torch.cuda, name, value)
+        patch.setattr(torch._C, "_cuda_endAllocateToPool", self.end, raising=False)
+        patch.setattr(torch._C, "_cuda_releasePool", self.release, raising=False)
+        patch.setattr(torch, "rand", self.rand)
+        graph._side.cache_clear()
+
+    def _stream(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(
+            device_index=0, wait_stream=lambda other: self.told.append(f"{name} waits")
+        )
+
+    @contextmanager
+    def stream(self, stream: SimpleNamespace):
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextmanager
+    def graph(self, graph, pool, stream, capture_error_mode: str):
+        self.underway = self.stuck = self.fails
+        self.current = stream
+        try:
+            yield
+        finally:
+            if self.fails:
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    def set_mode(self, mode: int | str) -> None:
+        warnings.warn("a prototype", UserWarning, stacklevel=1)
+        self.mode = {"warn": 1}.get(mode, mode)
+
+    def synchronize(self) -> None:
+        """Does what waits for the device."""
+        if self.mode == 1:
+            warnings.warn("called a synchronizing CUDA operation", UserWarning, stacklevel=1)
+
+    def end(self, device: int, pool: tuple[int, int]) -> None:
+        if not self.underway:
+            raise RuntimeError("not currently recording")
+        self.underway = False
+
+    def release(self, device: int, pool: tuple[int, int]) -> None:
+        self.told.append("released")
+
+    def rand(self, *args, **kwargs) -> None:
+        if self.stuck:
+            raise RuntimeError("Offset increment outside graph capture")
+
+
+def test_capture(monkeypatch: pytest.MonkeyPatch):
+    cuda, calls = FakeCuda(monkeypatch), []
+    result, _ = graph.capture(lambda: calls.append(cuda.mode) or len(calls))
+    assert result == 3
+    assert calls == [0, 1, 0]  # the second is looked at
+    assert cuda.told == ["side waits", "default waits"]
+    assert cuda.current is cuda.default
+
+
+def test_capture_of_what_waits(monkeypatch: pytest.MonkeyPatch):
+    """It is not begun."""
+    cuda = FakeCuda(monkeypatch)
+    with pytest.raises(RuntimeError, match=r"waits for the device, at test_sampler_graph.py:\d+"):
+        graph.capture(cuda.synchronize)
+    assert cuda.told == ["side waits", "default waits"]
+    assert cuda.mode == 0
+    assert cuda.current is cuda.default
+    assert graph._capturing.acquire(blocking=False)
+    graph._capturing.release()
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_capture_that_fails(thorough: bool, monkeypatch: pytest.MonkeyPatch):
+    """Torch is put in order, as far as it has not done that itself."""
+    cuda = FakeCuda(monkeypatch, fails=True)
+
+    def function() -> None:
+        if thorough:  # as torch is of late
+            cuda.underway = cuda.stuck = False
+
+    with pytest.raises(RuntimeError, match="during capture"):
+        graph.capture(function)
+    released = [] if thorough else ["released"]
+    assert cuda.told == [
+        *("side waits", "reset", *released, "state kept", "state set", "default waits")
+    ]
+    assert not cuda.underway
+    assert not cuda.stuck
+    assert cuda.current is cuda.default
+
+
 def test_explain(captures: list[int]):
     sde = prior("mlp")
     told = explain(sde, (3,), steps=20)
@@ -157,3 +293,53 @@ def test_on_a_gpu(network: str, guide: str):
     told = explain(sde, (3,), **{k: v for k, v in OPTIONS.items() if k != "seed"})
     assert "graph" in {served for name, served, _ in told.parts if name == "launches"}, str(told)
     assert_same(sample(sde, (3,), **OPTIONS).cpu(), expected, 1e-3)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("guide", ["spectrum", "mmps", "item"])
+def test_what_waits_on_a_gpu(guide: str, backend: str):
+    """What cannot be captured is sampled as before, and leaves torch in order."""
+    process = prior("mlp")
+    y, size = observe(torch.randn(1, *process.shape))[0], math.prod(process.shape)
+    white = Spectrum(torch.eye(size).reshape(*process.shape, size), torch.ones(size))
+    make = {
+        "spectrum": lambda: GaussianScore(y, observe, 0.5, process, white),
+        "mmps": lambda: MMPSGaussianScore(y, observe, 0.5, process),
+        "item": lambda: GaussianScore(y, waiting, 0.5, process, GAMMA),
+    }
+    sde = VPSDE(make[guide](), process.shape)
+    expected = sample(sde, (3,), **OPTIONS, backend=backend)
+    sde.to("cuda")
+    options = {k: v for k, v in OPTIONS.items() if k != "seed"} | {"backend": backend}
+    told = {name: (by, why) for name, by, why in explain(sde, (3,), **options).parts}
+    assert told["launches"][0] == "eager"
+    assert "waits for the device" in told["launches"][1]
+    assert_same(sample(sde, (3,), **OPTIONS, backend=backend).cpu(), expected, 1e-2)
+    assert_in_order()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_failed_capture_on_a_gpu(monkeypatch: pytest.MonkeyPatch):
+    """What waits unseen spoils the capture, and leaves torch in order all the same."""
+    monkeypatch.setattr(graph, "_without_waiting", nullcontext)
+    x = torch.randn(8, device="cuda")
+    state = torch.cuda.get_rng_state()
+    with pytest.raises(RuntimeError):
+        graph.capture(lambda: (x + 1).sum().item())
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    assert_in_order()
+    result, replay = graph.capture(lambda: 2 * x)
+    x.fill_(3.0)
+    replay()
+    assert torch.equal(result, torch.full_like(x, 6.0))
+
+
+def assert_in_order() -> None:
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert torch.cuda.get_sync_debug_mode() == 0
+    assert torch.randn(3, device="cuda").isfinite().all()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .._arguments import parameter
@@ -96,14 +95,13 @@ class MMPSGaussianScore(ObservationGuidance):
 
         residual = self.residual(prediction).flatten(1) / unit
         solution = SOLVERS[self.solver](apply, residual, self.iterations, self.tolerance)
-        self._warn_of_none(residual, solution)
+        if not isinstance(sigma, Tensor):  # then a graph is captured, which cannot say it
+            self._warn_of_none(residual, solution)
 
         return transposed(solution.reshape(prediction.shape)) / unit
 
     def _warn_of_none(self, residual: Tensor, solution: Tensor) -> None:
-        """Says where the solver found nothing, which it cannot while a graph is captured."""
-        if residual.is_cuda and torch.cuda.is_current_stream_capturing():
-            return
+        """Says where the solver found nothing."""
         none = (residual != 0).any(dim=1) & (solution == 0).all(dim=1)
         if bool(none.any()):
             warnings.warn(

@@ -7,7 +7,12 @@ the device to run them. Captured once in a graph they are one launch. What chang
 
 __all__ = ["Graph", "unserved"]
 
-from collections.abc import Callable, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -35,23 +40,85 @@ def unserved(plan: SamplingPlan) -> str | None:
     return None
 
 
+_capturing = threading.Lock()  # torch knows one capture at a time
+
+
+@cache
+def _side(device: int) -> torch.cuda.Stream:
+    """Returns the stream of a device that all captures are made on: libraries keep a workspace for
+    each stream that they have served."""
+    return torch.cuda.Stream(device)
+
+
 def capture(function: Callable[[], T]) -> tuple[T, Callable[[], None]]:
     """Captures what a function does on the device.
 
     Returns:
         What the function returned, and a function that does it again, into the same tensors.
-    """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # libraries choose their algorithms and get their memory
-        for _ in range(2):
-            function()
-    torch.cuda.current_stream().wait_stream(side)
 
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = function()
+    Raises:
+        RuntimeError: It cannot be captured. Torch is as it was before.
+    """
+    current = torch.cuda.current_stream()
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    with _capturing:
+        side = _side(current.device_index)
+        side.wait_stream(current)
+        try:
+            with torch.cuda.stream(side):
+                function()  # libraries choose their algorithms and get their memory
+                with _without_waiting():
+                    function()
+                try:
+                    # not to be spoilt by what other threads do meanwhile
+                    with torch.cuda.graph(graph, pool, side, capture_error_mode="thread_local"):
+                        result = function()
+                except BaseException:
+                    _abandon(graph, pool, current.device_index)
+                    raise
+        finally:
+            current.wait_stream(side)
     return result, graph.replay
+
+
+@contextmanager
+def _without_waiting() -> Iterator[None]:
+    """Looks for what waits for the device, which no graph can hold: a capture that fails by it is
+    more to put right than one that is not begun. Torch only warns of it, since its setting is one
+    for all threads.
+
+    Raises:
+        RuntimeError: Something has waited. It says where.
+    """
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    for each in caught:
+        if "synchronizing CUDA operation" in str(each.message):
+            where = f"{Path(each.filename).name}:{each.lineno}"
+            raise RuntimeError(f"it waits for the device, at {where}")
+
+
+def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], device: int) -> None:
+    """Undoes what is left of a capture that failed, as far as torch does not: before 2.12 memory
+    was still allocated from the pool, and the generator drew no more numbers."""
+    graph.reset()
+    with suppress(AttributeError, RuntimeError):
+        torch._C._cuda_endAllocateToPool(device, pool)  # which raises where torch has done it
+        torch._C._cuda_releasePool(device, pool)
+
+    generator = torch.cuda.default_generators[device]
+    state = generator.get_state()
+    try:
+        torch.rand((), device=f"cuda:{device}")
+    except RuntimeError:
+        generator.graphsafe_set_state(generator.clone_state())
+    generator.set_state(state)
 
 
 class Graph:
