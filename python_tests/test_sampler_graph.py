@@ -343,3 +343,12 @@ def assert_in_order() -> None:
     assert torch.randn(3, device="cuda").isfinite().all()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_on_another_gpu():
+    """A capture is made on the device of the state, not on the current one."""
+    sde = prior("mlp").to("cuda:1")
+    told = explain(sde, (3,), steps=20)
+    assert ("launches", "graph", "an evaluation is captured once and replayed") in told.parts

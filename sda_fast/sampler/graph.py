@@ -10,7 +10,7 @@ __all__ = ["Graph", "unserved"]
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -143,7 +143,10 @@ class Graph:
         self.table = torch.tensor(levels, dtype=torch.float64, device=x.device)
         self.t, self.row = clock[0].clone(), self.table[0].clone()
 
-        self.result, self.replay = capture(lambda: evaluate(x, self.t, tuple(self.row.unbind())))
+        with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+            self.result, self.replay = capture(
+                lambda: evaluate(x, self.t, tuple(self.row.unbind()))
+            )
 
         for n in (len(clock) // 2, 0):
             eager = tree_leaves(evaluate(x, clock[n], levels[n]))
