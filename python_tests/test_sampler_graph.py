@@ -140,6 +140,45 @@ def test_estimate_that_cannot_be_captured(captures: list[int], monkeypatch: pyte
     assert "operation not permitted when stream is capturing\n" in told
 
 
+def other_weights(network: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: 1.5 * value for name, value in network.state_dict().items()}
+
+
+CHANGES = {
+    "y": lambda guidance, network: setattr(guidance, "y", 2 * guidance.y),
+    "zeta": lambda guidance, network: setattr(guidance, "zeta", 0.1),
+    "operator": lambda guidance, network: setattr(guidance, "A", lambda x: observe(2 * x)),
+    "elsewhere": lambda guidance, network: [
+        setattr(p, "data", 1.5 * p) for p in network.parameters()
+    ],
+    "in place": lambda guidance, network: [p.mul_(1.5) for p in network.parameters()],
+    "loaded": lambda guidance, network: network.load_state_dict(
+        other_weights(network), assign=True
+    ),
+    "network": lambda guidance, network: setattr(guidance.sde, "eps", prior("mlp").eps),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_change_by_a_callback(change: str, captures: list[int]):
+    """A graph reads what was there when it was captured, at its place in memory."""
+
+    def draw(by: Callable[..., Tensor]) -> Tensor:
+        torch.manual_seed(0)
+        process = prior("mlp")
+        y = observe(torch.randn(1, *process.shape))[0]
+        guidance = DPSGaussianScore(y, observe, process, 0.5)
+
+        def callback(n: int, t: float, x: Tensor) -> None:
+            if n == 3:
+                CHANGES[change](guidance, process.eps)
+
+        return by(VPSDE(guidance, process.shape), (3,), **OPTIONS, callback=callback)
+
+    assert_same(draw(sample), draw(eagerly), 1e-4)
+    assert captures == [2 + 3 + 3]
+
+
 class FakeCuda:
     """What `torch.cuda` is asked for by a capture, on the CPU: notes what is done to it. Its graph
     fails in the end, as torch's does of what waits for the device, and leaves its stream."""

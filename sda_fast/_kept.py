@@ -1,13 +1,16 @@
 """What is kept of tensors from call to call."""
 
-__all__ = ["anew", "keeping", "version"]
+__all__ = ["Parts", "anew", "keeping", "version"]
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import chain
+from operator import is_not
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import _native
 
@@ -45,3 +48,42 @@ def version(x: Tensor) -> object:
     if known is not None:
         return known
     return object() if x.is_inference() or _anew.get() else x._version
+
+
+class Parts:
+    """The modules, parameters and buffers of some modules as they are at a time.
+
+    Arguments:
+        modules: The modules.
+        attributes: Attributes of theirs that are looked at besides.
+    """
+
+    def __init__(self, *modules: nn.Module, attributes: tuple[dict[str, Any], ...] = ()):
+        lists = (
+            each
+            for module in chain.from_iterable(map(nn.Module.modules, modules))
+            for each in (module._modules, module._parameters, module._buffers)
+        )
+        self.lists = [(each, list(each.values())) for each in (*lists, *attributes) if each]
+        tensors = chain.from_iterable((*m.parameters(), *m.buffers()) for m in modules)
+        self.places = [(x, _place(x)) for x in tensors]
+        parameters = chain.from_iterable(map(nn.Module.parameters, modules))
+        self.versions = [(p, p._version) for p in parameters if not p.is_inference()]
+
+    def unchanged(self) -> bool:
+        """Says whether they are the same now, as far as torch counts changes, and lie where they
+        did."""
+        for now, before in self.lists:
+            if len(now) != len(before) or any(map(is_not, now.values(), before)):
+                return False
+        return all([p._version == version for p, version in self.versions]) and all(
+            [_place(x) == place for x, place in self.places]
+        )
+
+
+def _place(x: Tensor) -> int | None:
+    """Returns where a tensor lies, if it lies anywhere."""
+    try:
+        return x.data_ptr()
+    except RuntimeError:
+        return None

@@ -8,7 +8,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
-from operator import is_not
 from typing import Any, TypeVar, cast
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from . import ops
 from ._autocast import widened
 from ._compile import constant
-from ._kept import anew, keeping
+from ._kept import Parts, anew, keeping
 from .composition import Centre, Composition, Junction, Plan
 from .fused import FusedMLP, Packed, UnfusableError
 from .fused_unet import FusedUNet
@@ -28,33 +27,12 @@ from .nn import ResMLP, TimeEmbedding, UNet, broadcast
 MIN_ROWS = 32
 
 
-class _Parts:
-    """The modules, parameters and buffers of a network as they are at a time."""
-
-    def __init__(self, network: nn.Module):
-        lists = (
-            attributes
-            for module in network.modules()
-            for attributes in (module._modules, module._parameters, module._buffers)
-        )
-        self.lists = [(each, list(each.values())) for each in lists if each]
-        known = (p for p in network.parameters() if not p.is_inference())
-        self.versions = [(p, p._version) for p in known]
-
-    def unchanged(self) -> bool:
-        """Says whether they are the same now, as far as torch counts changes."""
-        for now, before in self.lists:
-            if len(now) != len(before) or any(map(is_not, now.values(), before)):
-                return False
-        return all([p._version == version for p, version in self.versions])
-
-
 @dataclass(frozen=True)
 class _Evaluation:
     """How composed networks are evaluated for now."""
 
     window_batch: int | None = None
-    fused: dict[nn.Module, tuple[_Parts, FusedMLP | FusedUNet]] = field(default_factory=dict)
+    fused: dict[nn.Module, tuple[Parts, FusedMLP | FusedUNet]] = field(default_factory=dict)
 
 
 Fused = TypeVar("Fused", FusedMLP, FusedUNet)
@@ -151,7 +129,7 @@ def _remembered(network: nn.Module, make: Callable[[], Fused]) -> Fused | str:
             fused = make()
     except UnfusableError as reason:
         return str(reason)
-    evaluation.fused[network] = _Parts(network), fused
+    evaluation.fused[network] = Parts(network), fused
 
     return fused
 

@@ -7,10 +7,11 @@ from operator import is_not
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops, recognise
 from .._autocast import widened
+from .._kept import Parts
 from ..guidance import Level, Pieces, context_for, in_pieces
 from ..schedule import coefficients
 from .graph import Graph, unserved
@@ -46,6 +47,7 @@ class Estimator:
         self.process = list(zip(plan.mu, plan.sigma, strict=True))
         self.levels: list[tuple[float, float]] = []  # the signal and the noise, of the guidance
         self.graphs: dict[int, Graph] = {}  # by where the state lies
+        self.captured: Parts | None = None  # what they read
         self.uncaptured = unserved(plan)  # why evaluations are not captured, if they are not
         if in_pieces(self.estimator):
             mu, sigma = coefficients(self.estimator.sde, grid)
@@ -69,7 +71,10 @@ class Estimator:
         return self.clipped(self.combined(estimate, n), x, n, self.clip)
 
     def _renew(self) -> None:
-        """Makes a guidance module's twin anew where a callback has changed the module."""
+        """Leaves graphs where a callback has changed what they were captured of, and makes a
+        guidance module's twin anew where it has changed the module."""
+        if self.captured is not None and not self.captured.unchanged():
+            self._release("it is changed while samples are drawn")
         if self.original is None:
             return
         score, before, context = self.original
@@ -90,10 +95,15 @@ class Estimator:
             levels: Sequence[tuple[float, ...]] = self.levels or [()] * len(self.clock)
             try:
                 self.graphs[x.data_ptr()] = Graph(self._evaluate, x, self.clock, levels)
+                self.captured = _parts(self.estimator)
             except RuntimeError as error:
-                self.uncaptured = str(error).partition("\n")[0]
-                self.graphs.clear()
+                self._release(str(error).partition("\n")[0])
         return self.graphs.get(x.data_ptr())
+
+    def _release(self, reason: str) -> None:
+        """Captures nothing from now on."""
+        self.uncaptured, self.captured = reason, None
+        self.graphs.clear()
 
     def _evaluate(self, x: Tensor, t: Tensor, levels: tuple[Level, ...]) -> Tensor | Pieces:
         if not levels:
@@ -121,6 +131,16 @@ class Estimator:
         if isinstance(estimate, Tensor):
             return estimate
         return ops.guide(*estimate, *self.levels[n])
+
+
+def _parts(estimator: Any) -> Parts:
+    """Returns what an estimator is made of: of a guidance module its arguments too, and the network
+    within."""
+    modules, attributes = [estimator], []
+    if hasattr(estimator, "sde"):
+        modules.append(getattr(estimator.sde, "eps", None))
+        attributes = [getattr(thing, "__dict__", {}) for thing in (estimator, estimator.sde)]
+    return Parts(*(m for m in modules if isinstance(m, nn.Module)), attributes=tuple(attributes))
 
 
 def _check(name: str, eps: Tensor, x: Tensor) -> None:
