@@ -26,6 +26,7 @@ from sda_fast import (
     reference,
     sample,
 )
+from sda_fast.sampler.plan import _placement
 from sda_fast.sampler.watch import Watch
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -462,6 +463,15 @@ def test_their_guidance_of_our_prior():
 def test_device_of_a_stand_in(device: object):
     sde = oracles.Process(lambda x, t: x, (4,), device=device)
     assert sample(sde, (2,), steps=2, seed=0).device.type == "cpu"
+
+
+def test_device_without_a_number(monkeypatch: pytest.MonkeyPatch):
+    """Tensors on "cuda" are on the current of them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    for device, expected in {"cuda": "cuda:1", "cuda:0": "cuda:0", "cpu": "cpu"}.items():
+        sde = oracles.Process(lambda x, t: x, (4,), device=device)
+        assert _placement(sde, None, None)[0] == torch.device(expected)
 
 
 def test_process_without_a_device():

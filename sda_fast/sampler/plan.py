@@ -345,6 +345,8 @@ def _placement(
     if device is None:
         device = x1.device if x1 is not None else "cpu"
     device = torch.device(device)
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())
 
     if network is not None and network.device != device:
         raise ValueError(f"sde is on {device}, but its network is on {network.device}")
