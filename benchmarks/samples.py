@@ -19,7 +19,7 @@ from sda_fast import VPSDE, GaussianScore, ops, sample
 from sda_fast.observation import Subsample
 
 from .published import Composed, Guided, posterior
-from .turns import Work
+from .turns import Work, precision
 from .workloads import (
     COMPONENTS,
     FIELDS,
@@ -149,7 +149,8 @@ def sampling_work(
         torch.manual_seed(0)
         return draws[code](2, 0)
 
-    expected = first("eager")
+    with precision("eager"):
+        expected = first("eager")
     x, t = torch.randn(batch, *problem.event, device=device), torch.tensor(0.5, device=device)
     with torch.no_grad(), ops.backend("reference"):
         flops = count_flops(lambda: eager.eps(x, t)) * steps * (1 + corrections)

@@ -76,13 +76,19 @@ def is_half(code: str) -> bool:
 
 @contextmanager
 def matmul_precision(precision: str) -> Iterator[None]:
-    """Sets the precision of float32 matrix products for a `with` block."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
+    """Sets the precision of float32 matrix products for a `with` block, and on CUDA that of
+    convolutions, which by default are of TF32 there."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    _set_precision(precision, precision != "highest")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        _set_precision(*before)
+
+
+def _set_precision(products: str, convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def precision(code: str) -> AbstractContextManager[None]:

@@ -40,7 +40,7 @@ from sda_fast.guidance import linearise
 from sda_fast.score import sampling
 
 from .published import Composed
-from .turns import Work
+from .turns import Work, precision
 
 LENGTH, STATE = 65, 3
 OBSERVED = (slice(None, None, 8), slice(0, 1))
@@ -141,7 +141,8 @@ class Score:
         ours = ["native", "native bfloat16", *["native tf32"] * x.is_cuda]
         runs |= {code: partial(native, copy.deepcopy(self.network)) for code in ours}
 
-        expected = runs["eager"]()
+        with precision("eager"):
+            expected = runs["eager"]()
         return Work(
             runs,
             lambda code: relative_error(runs[code](), expected),

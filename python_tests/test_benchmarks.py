@@ -199,6 +199,19 @@ class Clock:
         return self.ticks
 
 
+@pytest.mark.parametrize("code", ["eager", "native", "native tf32", "native bfloat16"])
+def test_precision_of_a_code(code):
+    """Of convolutions on CUDA too, which by default are of TF32."""
+
+    def told():
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = told()
+    with turns.precision(code):
+        assert told()[1] is (told()[0] != "highest") is (turns.suffix(code) in turns.PRECISION)
+    assert told() == before
+
+
 def test_codes_take_turns():
     """In each round each code is called once; one that fails or differs is left out, with why."""
     order: list[str] = []
