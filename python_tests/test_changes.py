@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from sda_fast import VPSDE, GaussianScore, LikelihoodScore, MCScoreNet, ScoreUNet, explain, sample
 from sda_fast import nn as own
+from sda_fast.recognise import agrees, twin
 
 EVENT = (7, 3)
 
@@ -241,18 +241,21 @@ def test_operators_that_couple_samples():
     assert apart.at_once(x) < len(x)
 
 
-# Threads
+# Precision
 
 
-def test_threads_leave_the_precision_as_it_was():
-    """Another package's network is compared with its twin by exact products."""
-    sde = VPSDE(Windows(order=1).requires_grad_(False), EVENT)
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_comparisons_leave_the_precision_alone(precision: str, monkeypatch: pytest.MonkeyPatch):
+    """Another package's network is compared with its twin in the precision that is set, which is
+    that of all threads."""
+    network = Windows(order=1).requires_grad_(False)
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision(precision)
     try:
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda n: sample(sde, (2,), steps=2, seed=n), range(40)))
-        assert torch.get_float32_matmul_precision() == "high"
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "set_float32_matmul_precision", None)
+            assert agrees(network, twin(network), torch.randn(2, *EVENT))
+            sample(VPSDE(network, EVENT), (2,), steps=2)
     finally:
         torch.set_float32_matmul_precision(before)
 

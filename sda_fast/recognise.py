@@ -16,15 +16,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from . import ops
 from ._calls import hooked
 from ._kept import keeping
-from ._precision import exact_products
 from .guidance import DPSGaussianScore, GaussianScore, Guidance, context_for
 from .kernels import ForcedScoreUNet
 from .nn import ACTIVATIONS
 from .score import MCScoreNet, MCScoreWrapper, ScoreNet, ScoreUNet, sampling
 
-# The twin rounds in other places, no more: guidance may magnify that, as its operator does.
+# The twin may round in other places, no more: guidance may magnify that, as its operator does.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-5}  # of networks; of half types, and
 ROUGH = 1e-3  # of guidance
 # Near both ends too: guidance may be of some times only.
@@ -215,8 +215,10 @@ def _unet(kernel: Any) -> ScoreUNet:
 
 def agrees(eps: Any, other: Any, x: Tensor, *context: Tensor | None) -> bool:
     """Says whether a network or guidance module and its twin agree on the first of some noisy
-    states. That shall cost little beside a sample: windows are compared on a few of them, and
-    guidance apart from its network, around one that costs nothing, where it can be.
+    states, both by torch's own operators: these give the same numbers for the same work, in
+    whatever precision they multiply. That shall cost little beside a sample: windows are compared
+    on a few of them, and guidance apart from its network, around one that costs nothing, where it
+    can be.
 
     Arguments:
         eps: The one.
@@ -224,7 +226,7 @@ def agrees(eps: Any, other: Any, x: Tensor, *context: Tensor | None) -> bool:
         x: Noisy states, with shape (B, *event).
         context: The context, if any is passed.
     """
-    with exact_products(x.device), sampling():
+    with ops.backend("reference"), sampling():
         if not hasattr(eps, "sde"):
             return _networks_agree(eps, other, x, *context)
 
