@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_recognise import Windows
+from test_recognise import Guidance, Windows
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.module import register_module_forward_hook
@@ -106,6 +106,100 @@ def test_a_state_that_is_kept():
         r = sde.mu(s) / sde.mu(t)
         x = float(r) * x + float(sde.sigma(s) - r * sde.sigma(t)) * eps(x, t)
     torch.testing.assert_close(result, x, rtol=1e-4, atol=1e-5)
+
+
+def layer(network: Any) -> nn.Module:
+    return next(m for m in network.kernel.network.modules() if isinstance(m, nn.Linear))
+
+
+def another() -> MCScoreNet:
+    network = windows()
+    for p in network.parameters():
+        p.mul_(2.0)
+    return network
+
+
+def faint(m: nn.Module, args: Any, result: Tensor) -> Tensor:
+    return 0.1 * result
+
+
+CHANGES: dict[str, Any] = {
+    "in place": lambda s, n: [p.mul_(0.5) for p in n.parameters()],
+    "data in place": lambda s, n: [p.data.mul_(0.5) for p in n.parameters()],
+    "other data": lambda s, n: [setattr(p, "data", 0.5 * p.data) for p in n.parameters()],
+    "assigned": lambda s, n: n.load_state_dict(
+        {name: 0.5 * p for name, p in n.state_dict().items()}, assign=True
+    ),
+    "a parameter": lambda s, n: setattr(layer(n), "weight", nn.Parameter(0.1 * layer(n).weight)),
+    "its kernel": lambda s, n: (
+        setattr(n, "kernel", copy.deepcopy(n.kernel).requires_grad_(False))
+        or [p.mul_(0.5) for p in n.kernel.parameters()]
+    ),
+    "a hook": lambda s, n: n.kernel.register_forward_hook(faint),
+    "its forward": lambda s, n: setattr(n, "forward", lambda x, t, c=None: 0.1 * x),
+    "the estimator": lambda s, n: setattr(s, "eps", another()),
+}
+CHANGES_OF_GUIDANCE: dict[str, Any] = {
+    "y": lambda s, n: setattr(s.eps, "y", s.eps.y + 3.0),
+    "y in place": lambda s, n: s.eps.y.add_(3.0),
+    "its process": lambda s, n: setattr(s.eps, "sde", VPSDE(another(), EVENT)),
+    "its estimator": lambda s, n: setattr(s.eps.sde, "eps", another()),
+    "std": lambda s, n: setattr(s.eps, "std", torch.tensor(1.0)),
+}
+FOLLOWED = [
+    *((kind, change) for kind in ("own", "theirs", "own guided", "guided") for change in CHANGES),
+    *((kind, change) for kind in ("own guided", "guided") for change in CHANGES_OF_GUIDANCE),
+]
+
+
+@pytest.mark.parametrize(("kind", "change"), FOLLOWED)
+def test_what_a_callback_changes_is_followed(kind: str, change: str):
+    """By what runs natively as by the modules themselves, which are another package's or ours."""
+
+    def drawn(backend: str, *, changed: bool) -> Tensor:
+        torch.manual_seed(0)
+        network: Any = windows() if kind.startswith("own") else Windows(order=1)
+        network.requires_grad_(False)
+        sde = VPSDE(network, EVENT)
+        if kind == "own guided":
+            y = torch.full((3, 1), 2.0)
+            sde = VPSDE(GaussianScore(y, every_third, 0.3, sde, gamma=1.0), EVENT)
+        elif kind == "guided":
+            guide = Guidance(network)
+            guide.y, guide.std, guide.A = torch.full((3, 1), 2.0), torch.tensor(0.3), every_third
+            sde = VPSDE(guide, EVENT)
+
+        def callback(n: int, t: float, x: Tensor) -> None:
+            if changed and n == 3:
+                (CHANGES | CHANGES_OF_GUIDANCE)[change](sde, network)
+
+        steps = torch.linspace(0.9, 0, 7)  # later than where the first step magnifies noise
+        return sample(sde, (2,), steps=steps, seed=1, callback=callback, backend=backend)
+
+    native, expected = (drawn(backend, changed=True) for backend in ("auto", "reference"))
+    torch.testing.assert_close(native, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    effect = (drawn("reference", changed=False) - expected).norm() / expected.norm()
+    assert float(effect) > 0.01
+
+
+def every_third(x: Tensor) -> Tensor:
+    return x[..., ::3, :1]
+
+
+def test_gradients_within_a_callback():
+    """It is run as if it were called outside: networks learn there."""
+    network = windows().requires_grad_()
+    found = []
+
+    def callback(n: int, t: float, x: Tensor) -> None:
+        network.zero_grad()
+        with torch.enable_grad():
+            network(x, torch.tensor(t)).square().sum().backward()
+        found.append([p.grad is not None for p in network.parameters()])
+
+    sample(VPSDE(network, EVENT), (2,), steps=2, callback=callback)
+    assert len(found) == 2
+    assert all(map(all, found))
 
 
 # Between samples

@@ -55,20 +55,20 @@ class Parts:
 
     Arguments:
         modules: The modules.
-        attributes: Attributes of theirs that are looked at besides.
     """
 
-    def __init__(self, *modules: nn.Module, attributes: tuple[dict[str, Any], ...] = ()):
-        lists = (
-            each
-            for module in chain.from_iterable(map(nn.Module.modules, modules))
-            for each in (module._modules, module._parameters, module._buffers)
-        )
-        self.lists = [(each, list(each.values())) for each in (*lists, *attributes) if each]
-        tensors = chain.from_iterable((*m.parameters(), *m.buffers()) for m in modules)
-        self.places = [(x, _place(x)) for x in tensors]
-        parameters = chain.from_iterable(map(nn.Module.parameters, modules))
-        self.versions = [(p, p._version) for p in parameters if not p.is_inference()]
+    def __init__(self, *modules: nn.Module):
+        self.lists: list[tuple[dict[str, Any], list[Any]]] = []
+        self.places: list[tuple[Tensor, int | None]] = []
+        self.versions: list[tuple[Tensor, int]] = []
+        for module in chain.from_iterable(map(nn.Module.modules, modules)):
+            parameters = [p for p in module._parameters.values() if p is not None]
+            buffers = [x for x in module._buffers.values() if x is not None]
+            self.places += [(x, _place(x)) for x in (*parameters, *buffers)]
+            self.versions += [(p, p._version) for p in parameters if not p.is_inference()]
+            for each in (module._modules, module._parameters, module._buffers):
+                if each:
+                    self.lists.append((each, list(each.values())))
 
     def unchanged(self) -> bool:
         """Says whether they are the same now, as far as torch counts changes, and lie where they

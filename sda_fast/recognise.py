@@ -6,7 +6,7 @@ runs natively, over the same parameters. Structure is a guess, so the twin is us
 agreed with the original on numbers (:func:`agrees`).
 """
 
-__all__ = ["agrees", "told", "twin"]
+__all__ = ["agrees", "twin"]
 
 import copy
 from types import SimpleNamespace
@@ -55,12 +55,6 @@ def twin(eps: Any) -> Any | None:
         return None if network is None else _guidance(eps, network)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return None  # it lacks a part, or a part does not fit: another structure
-
-
-def told(score: Any) -> list[Any]:
-    """Returns what a guidance module's twin is made of, which may be exchanged while it is in
-    use."""
-    return [getattr(score, name, None) for name in ("y", "A", "std", "gamma", "zeta", "detach")]
 
 
 def _changed(module: Any) -> bool:

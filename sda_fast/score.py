@@ -1,6 +1,6 @@
 r"""Score networks: of states, of windows, and of trajectories composed from windows."""
 
-__all__ = ["MCScoreNet", "MCScoreWrapper", "ScoreNet", "ScoreUNet", "sampling"]
+__all__ = ["MCScoreNet", "MCScoreWrapper", "ScoreNet", "ScoreUNet", "look_again", "sampling"]
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -54,6 +54,12 @@ def sampling(window_batch: int | None = None) -> Iterator[None]:
         yield
     finally:
         _evaluation.reset(token)
+
+
+def look_again() -> None:
+    """Has networks look for all changes once more, within :func:`sampling`."""
+    if (evaluation := _evaluation.get()) is not None:
+        evaluation.fused.clear()
 
 
 @lru_cache(maxsize=16)

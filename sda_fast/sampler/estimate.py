@@ -3,6 +3,7 @@
 __all__ = ["Estimator"]
 
 from collections.abc import Sequence
+from itertools import chain
 from operator import is_not
 from typing import Any
 
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from .. import ops, recognise
 from .._autocast import widened
+from .._calls import hooked
 from .._kept import Parts
 from ..guidance import Level, Pieces, context_for, in_pieces
 from ..schedule import coefficients
+from ..score import look_again
 from .graph import Graph, unserved
 from .plan import SamplingPlan
 
@@ -29,37 +32,45 @@ class Estimator:
     """
 
     def __init__(self, sde: Any, plan: SamplingPlan, c: Tensor | None, noise: Tensor):
-        self.estimator = sde.eps
-        self.context = context_for(sde.eps, c)
-
-        twin = plan.estimator if plan.estimator is not sde.eps else None
-        # of a guidance twin the module, what that told, and the context to call it with
-        self.original: tuple[Any, list[Any], tuple[Tensor | None, ...]] | None = None
-        if twin is not None and recognise.agrees(sde.eps, twin, noise, *self.context):
-            self.estimator = twin
-            if hasattr(sde.eps, "sde"):
-                self.original = sde.eps, recognise.told(sde.eps), self.context
-
-        grid = torch.tensor(plan.times, dtype=torch.float64)
-        self.clock = grid.to(plan.device, plan.dtype)
-        self.at_once = max(len(noise), 1)
+        self.sde, self.c = sde, c
+        self.grid = torch.tensor(plan.times, dtype=torch.float64)
+        self.clock = self.grid.to(plan.device, plan.dtype)
         self.clip = plan.clip
         self.process = list(zip(plan.mu, plan.sigma, strict=True))
-        self.levels: list[tuple[float, float]] = []  # the signal and the noise, of the guidance
         self.graphs: dict[int, Graph] = {}  # by where the state lies
-        self.captured: Parts | None = None  # what they read
         self.uncaptured = unserved(plan)  # why evaluations are not captured, if they are not
+
+        self.recognised = plan.estimator is not sde.eps
+        self._choose(plan.estimator if self.recognised else None, noise)
+
+    def _choose(self, twin: Any | None, x: Tensor) -> None:
+        """Evaluates `sde.eps` from now on, or its twin if there is one that agrees."""
+        self.estimator, self.made_of = self.sde.eps, _MadeOf(self.sde.eps)
+        self.context = context_for(self.sde.eps, self.c)
+        if twin is not None and recognise.agrees(self.sde.eps, twin, x, *self.context):
+            self.estimator = twin
+
+        self.levels: list[tuple[float, float]] = []  # the signal and the noise, of the guidance
         if in_pieces(self.estimator):
-            mu, sigma = coefficients(self.estimator.sde, grid)
+            mu, sigma = coefficients(self.estimator.sde, self.grid)
             self.levels = list(zip(mu.tolist(), sigma.tolist(), strict=True))
-            self.context = context_for(self.estimator.sde.eps, c)
-            self.at_once = self.estimator.at_once(noise, *self.context)
+            self.context = context_for(self.estimator.sde.eps, self.c)
+        self.at_once = self.estimator.at_once(x, *self.context) if self.levels else len(x)
+        self.at_once = max(self.at_once, 1)  # of the samples
+
+    def renew(self, x: Tensor) -> None:
+        """Follows what a callback, which was given states, may have changed: networks look at their
+        weights again, and what is of other parts than before is chosen anew."""
+        look_again()
+        if self.made_of.of(self.sde.eps) and self.made_of.unchanged():
+            return
+        self._release("it is changed while samples are drawn")
+        self._choose(recognise.twin(self.sde.eps) if self.recognised else None, x)
 
     def __call__(self, x: Tensor, n: int) -> Tensor | Pieces:
         """Evaluates the estimate for states (B, *event) at time n of the grid, in pieces where it
         is guided by one of this package's modules. Captured, it is in memory that the next
         evaluation overwrites."""
-        self._renew()
         graph = self.capture(x)
         if graph is not None:
             estimate = graph(n)
@@ -70,24 +81,6 @@ class Estimator:
             return estimate
         return self.clipped(self.combined(estimate, n), x, n, self.clip)
 
-    def _renew(self) -> None:
-        """Leaves graphs where a callback has changed what they were captured of, and makes a
-        guidance module's twin anew where it has changed the module."""
-        if self.captured is not None and not self.captured.unchanged():
-            self._release("it is changed while samples are drawn")
-        if self.original is None:
-            return
-        score, before, context = self.original
-        now = recognise.told(score)
-        if not any(map(is_not, now, before)):
-            return
-        self.graphs.clear()
-        twin = recognise.twin(score)
-        if twin is not None:
-            self.estimator, self.original = twin, (score, now, context)
-        else:  # of what it became
-            self.estimator, self.context, self.levels, self.original = score, context, [], None
-
     def capture(self, x: Tensor) -> Graph | None:
         """Returns the graph of an evaluation of a state, captured once, or None, with the reason
         in `uncaptured`."""
@@ -95,14 +88,13 @@ class Estimator:
             levels: Sequence[tuple[float, ...]] = self.levels or [()] * len(self.clock)
             try:
                 self.graphs[x.data_ptr()] = Graph(self._evaluate, x, self.clock, levels)
-                self.captured = _parts(self.estimator)
             except RuntimeError as error:
                 self._release(str(error).partition("\n")[0])
         return self.graphs.get(x.data_ptr())
 
     def _release(self, reason: str) -> None:
         """Captures nothing from now on."""
-        self.uncaptured, self.captured = reason, None
+        self.uncaptured = self.uncaptured or reason
         self.graphs.clear()
 
     def _evaluate(self, x: Tensor, t: Tensor, levels: tuple[Level, ...]) -> Tensor | Pieces:
@@ -133,14 +125,33 @@ class Estimator:
         return ops.guide(*estimate, *self.levels[n])
 
 
-def _parts(estimator: Any) -> Parts:
-    """Returns what an estimator is made of: of a guidance module its arguments too, and the network
-    within."""
-    modules, attributes = [estimator], []
-    if hasattr(estimator, "sde"):
-        modules.append(getattr(estimator.sde, "eps", None))
-        attributes = [getattr(thing, "__dict__", {}) for thing in (estimator, estimator.sde)]
-    return Parts(*(m for m in modules if isinstance(m, nn.Module)), attributes=tuple(attributes))
+class _MadeOf:
+    """What an estimator is made of: its modules, of a guidance module also those of the network
+    within; what they were told, their public attributes; and whether hooks are on them."""
+
+    def __init__(self, estimator: Any):
+        sde = getattr(estimator, "sde", None)
+        inner = getattr(sde, "eps", None)
+        within = [each for each in (estimator, inner) if isinstance(each, nn.Module)]
+        self.parts = Parts(*within)
+        self.modules = [module for each in within for module in each.modules()]
+        self.things = [estimator, sde, *self.modules]
+        self.before = self._told()
+
+    def of(self, estimator: Any) -> bool:
+        """Says whether it is that of an estimator."""
+        return self.things[0] is estimator
+
+    def unchanged(self) -> bool:
+        """Says whether all of it is the same now, as far as torch counts changes of parameters."""
+        now = self._told()
+        same = len(now) == len(self.before) and not any(map(is_not, now, self.before))
+        return same and self.parts.unchanged()
+
+    def _told(self) -> list[Any]:
+        attributes = (getattr(thing, "__dict__", {}).items() for thing in self.things)
+        told = [value for name, value in chain.from_iterable(attributes) if name[0] != "_"]
+        return [*told, *map(hooked, self.modules)]
 
 
 def _check(name: str, eps: Tensor, x: Tensor) -> None:

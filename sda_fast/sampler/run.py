@@ -6,6 +6,7 @@ import operator
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
@@ -75,7 +76,8 @@ def sample(
         progress: Whether to show a progress bar.
         callback: Called after each step with the number of the step, its time and the state,
             with shape (*shape, *event). The state is that of the sampler: clone what you keep.
-            Where it returns True, that state is the result.
+            Where it returns True, that state is the result. What it changes of the process, its
+            estimators and their parameters counts from then on; that is looked for after each call.
         denoise: Whether to take :math:`\hat x` of the last state for the result, at the price of
             one more score evaluation.
         clip: A bound c of what every estimate denoises to: where :math:`|\hat x| > c` the estimate
@@ -131,6 +133,7 @@ def sample(
         clip=clip,
     )
 
+    outside = copy_context()  # what a callback is run in
     with ExitStack() as stack:
         # where A has no vector-Jacobian product of its own, autograd finds it
         stack.enter_context(torch.inference_mode(False))
@@ -162,9 +165,11 @@ def sample(
                 total=plan.steps,
             ):
                 run.step(n)
-                shaped = x.reshape(plan.batch + plan.event)
-                if callback is not None and callback(n, plan.times[n], shaped) is True:
-                    break
+                if callback is not None:
+                    shaped = x.reshape(plan.batch + plan.event)
+                    if outside.run(callback, n, plan.times[n], shaped) is True:
+                        break
+                    run.renew()
                 if file is not None and n % checkpoint_every == 0 and n < plan.steps:
                     file.save(n, seed, x, run.past())
             else:
@@ -198,13 +203,24 @@ class _Run:
         self.plan, self.x, self.seed = plan, x, seed
         self.order = plan.order
         self.estimate = Estimator(sde, plan, c, x)
-        self.parts = x.split(self.estimate.at_once)
-        # of each part, the estimates of the steps before, the newest first
+        self.watch = Watch(x)
+        self._split(history)
+
+    def _split(self, history: Sequence[Tensor]) -> None:
+        """Splits the samples into parts, with the estimates of the steps before, the newest
+        first."""
+        self.parts = self.x.split(self.estimate.at_once)
         self.history: list[list[Tensor]] = [[] for _ in self.parts]
         for eps in history:
             for part, estimates in zip(eps.split(self.estimate.at_once), self.history, strict=True):
                 estimates.append(part)
-        self.watch = Watch(x)
+
+    def renew(self) -> None:
+        """Follows what a callback may have changed."""
+        before = self.estimate.at_once
+        self.estimate.renew(self.x)
+        if self.estimate.at_once != before:
+            self._split(self.past())
 
     def step(self, n: int) -> None:
         """Takes step n of the predictor, and the corrections after it."""
