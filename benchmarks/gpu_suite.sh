@@ -99,11 +99,22 @@ sanitized() {
   shift
   if [ -n "$dry" ]; then "$@"; return; fi
   # every allocation its own, so that one kernel's overrun is not another tensor's memory
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$tool" --error-exitcode 99 \
-    --target-processes all --kernel-regex kns=sda_fast --print-limit 20 "$@"
+  local -x PYTORCH_NO_CUDA_MEMORY_CACHING=1
+  local options=(--tool "$tool" --target-processes all --report-api-errors no)
+  if [ "$tool" = initcheck ]; then  # the tool is to see what other kernels write, too
+    initialised "$sanitizer" "${options[@]}" --print-limit 0 --show-backtrace no "$@"
+  else
+    "$sanitizer" "${options[@]}" --error-exitcode 99 --kernel-name kns=sda_fast --print-limit 20 "$@"
+  fi
 }
 
-export -f build tests sanitized
+# Runs initcheck, and judges what it reports of this library's kernels.
+initialised() (
+  set -o pipefail
+  "$@" 2>&1 | awk '{ print } /^=+ +at .*sda_fast/ { bad = 1 } END { exit bad ? 99 : 0 }'
+)
+
+export -f build tests sanitized initialised
 export python site work root dry sanitizer
 
 part build 200 bash -c build
@@ -115,7 +126,7 @@ part check 60 "$python" -m benchmarks.gpu.check --device "$device"
 part tests 120 bash -c 'tests "$@"' tests "$root/python_tests"
 part timings 170 "$python" -m benchmarks.gpu.timing --device "$device" --seconds $((patience * 140)) --out "$state/timings.json"
 part profile 40 "$python" -m benchmarks.gpu.profile --device "$device" --out "$state/profile.json"
-for tool in memcheck racecheck initcheck; do
+for tool in memcheck racecheck initcheck synccheck; do
   if [ -z "$dry$sanitizer" ]; then
     skip $tool "compute-sanitizer is not installed"
   else
