@@ -896,6 +896,42 @@ def test_mlp_chunks(call: Emulated | Device) -> None:
     check_network(call, network, FLOAT32, torch.randn(1, 100, 64), torch.tensor(0.5))
 
 
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.cuda
+@on_a_gpu
+@each_packing
+@pytest.mark.parametrize("batch", [70, 140])
+def test_mlp_on_all_processors(batch: int, packing: Fragments) -> None:
+    """Windows enough for tiles of 32 and of 64 on 132 processors: the same bits as of one sample,
+    whose tiles are of 8."""
+    network, t = score_network(hidden_features=[256, 256]), torch.tensor(0.5)
+    x, cotangent = torch.randn(2, batch, 65, 3)
+    whole = evaluate_network(Device(), network, packing, cotangent, x, t)
+    for n in (0, batch // 2, batch - 1):
+        part = slice(n, n + 1)
+        one = check_network(Device(), network, packing, x[part], t, cotangent=cotangent[part])
+        for a, b in zip(one, whole, strict=True):
+            assert torch.equal(a, b[part])
+
+
+@pytest.mark.cuda
+@on_a_gpu
+def test_mlp_chunks_of_a_gpu() -> None:
+    """Results of more than 64 MB, of windows that a chunk's end comes between."""
+    network, t = score_network(64, 4, hidden_features=[16]), torch.tensor(0.5)
+    x, cotangent = torch.randn(2, 30, 1032, 64)
+    windows = len(x) * len(network.plan(x.shape[1]))
+    assert 4 * windows * 9 * 64 > 2**26
+    whole = evaluate_network(Device(), network, FLOAT32, cotangent, x, t, kept=1000)
+    for n in (0, 29):
+        part = slice(n, n + 1)
+        one = check_network(Device(), network, FLOAT32, x[part], t, cotangent=cotangent[part])
+        for a, b in zip(one, whole, strict=True):
+            assert torch.equal(a, b[part])
+
+
 def test_mlp_outside_the_trajectory(call: Emulated | Device) -> None:
     """A plan cannot be checked without a wait for the device: nothing beyond is touched."""
     network, x = score_network(hidden_features=[16]), torch.randn(1, 9, 3)
