@@ -37,7 +37,7 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     where the first call did. Counts the replays of each graph."""
     replays: list[int] = []
 
-    def capture(function: Callable[[], T]) -> tuple[T, Callable[[], None]]:
+    def capture(function: Callable[[], T], pool: None) -> tuple[T, Callable[[], None]]:
         result = function()
         replays.append(0)
         which = len(replays) - 1
@@ -130,7 +130,7 @@ def test_estimate_with_a_state_of_its_own(captures: list[int]):
 
 
 def test_estimate_that_cannot_be_captured(captures: list[int], monkeypatch: pytest.MonkeyPatch):
-    def refuse(function: Callable) -> None:
+    def refuse(function: Callable, pool: None) -> None:
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(graph, "capture", refuse)
@@ -274,8 +274,6 @@ def test_capture_of_what_waits(monkeypatch: pytest.MonkeyPatch):
     assert cuda.told == ["side waits", "default waits"]
     assert cuda.mode == 0
     assert cuda.current is cuda.default
-    assert graph._capturing.acquire(blocking=False)
-    graph._capturing.release()
 
 
 @pytest.mark.parametrize("thorough", [False, True])
@@ -382,6 +380,29 @@ def assert_in_order() -> None:
     assert torch.randn(3, device="cuda").isfinite().all()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_parts_on_a_gpu(monkeypatch: pytest.MonkeyPatch):
+    """Graphs that share memory leave each other's results."""
+    process = prior("mlp")
+    y = observe(torch.randn(1, *process.shape))[0]
+    guidance = GaussianScore(y, observe, 0.5, process, GAMMA)
+    sde = VPSDE(guidance, process.shape).to("cuda")
+    expected = eagerly(sde, (5,), **OPTIONS)
+    monkeypatch.setattr(guidance, "at_once", lambda x, *context: 2)
+    assert_same(sample(sde, (5,), **OPTIONS), expected, 1e-4)
+
+    x = torch.randn(3, 1000, device="cuda")
+    first, replay = graph.capture(
+        lambda: (x + 1).sin().cos(), pool := torch.cuda.graph_pool_handle()
+    )
+    second, other = graph.capture(lambda: (x + 2).sin().cos(), pool)
+    for again in (replay, other, replay):
+        again()
+    torch.testing.assert_close(first, (x + 1).sin().cos())
+    torch.testing.assert_close(second, (x + 2).sin().cos())
 
 
 @pytest.mark.cuda

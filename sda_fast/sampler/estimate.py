@@ -86,8 +86,10 @@ class Estimator:
         in `uncaptured`."""
         if self.uncaptured is None and x.data_ptr() not in self.graphs:
             levels: Sequence[tuple[float, ...]] = self.levels or [()] * len(self.clock)
+            # the parts of the samples are worked on in turn, and each estimate is used at once
+            beside = next(iter(self.graphs.values()), None)
             try:
-                self.graphs[x.data_ptr()] = Graph(self._evaluate, x, self.clock, levels)
+                self.graphs[x.data_ptr()] = Graph(self._evaluate, x, self.clock, levels, beside)
             except RuntimeError as error:
                 self._release(str(error).partition("\n")[0])
         return self.graphs.get(x.data_ptr())

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ LEAST = 16
 
 T = TypeVar("T")
 Estimate = Tensor | Pieces
+Pool = Any  # torch's name of memory that graphs share
 Evaluate = Callable[[Tensor, Tensor, tuple[Level, ...]], Estimate]
 
 
@@ -40,7 +41,7 @@ def unserved(plan: SamplingPlan) -> str | None:
     return None
 
 
-_capturing = threading.Lock()  # torch knows one capture at a time
+_capturing = threading.RLock()  # torch knows one capture at a time
 
 
 @cache
@@ -50,8 +51,13 @@ def _side(device: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def capture(function: Callable[[], T]) -> tuple[T, Callable[[], None]]:
+def capture(function: Callable[[], T], pool: Pool | None = None) -> tuple[T, Callable[[], None]]:
     """Captures what a function does on the device.
+
+    Arguments:
+        function: The function.
+        pool: Memory that is shared with other graphs of which none is replayed meanwhile. What they
+            returned is not written to.
 
     Returns:
         What the function returned, and a function that does it again, into the same tensors.
@@ -59,8 +65,8 @@ def capture(function: Callable[[], T]) -> tuple[T, Callable[[], None]]:
     Raises:
         RuntimeError: It cannot be captured. Torch is as it was before.
     """
-    current = torch.cuda.current_stream()
-    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    pool = pool or torch.cuda.graph_pool_handle()
     with _capturing:
         side = _side(current.device_index)
         side.wait_stream(current)
@@ -104,7 +110,7 @@ def _without_waiting() -> Iterator[None]:
             raise RuntimeError(f"it waits for the device, at {where}")
 
 
-def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], device: int) -> None:
+def _abandon(graph: torch.cuda.CUDAGraph, pool: Pool, device: int) -> None:
     """Undoes what is left of a capture that failed, as far as torch does not: before 2.12 memory
     was still allocated from the pool, and the generator drew no more numbers."""
     graph.reset()
@@ -130,6 +136,7 @@ class Graph:
         x: The state, with shape (B, *event).
         clock: The times, with shape (N + 1), of the type of the state.
         levels: For each time the levels that are passed, all of the same number.
+        beside: Another graph whose memory it shares, as one that is not replayed meanwhile.
 
     Raises:
         RuntimeError: The evaluation cannot be captured, or replayed it does not give the same
@@ -137,15 +144,23 @@ class Graph:
     """
 
     def __init__(
-        self, evaluate: Evaluate, x: Tensor, clock: Tensor, levels: Sequence[tuple[float, ...]]
+        self,
+        evaluate: Evaluate,
+        x: Tensor,
+        clock: Tensor,
+        levels: Sequence[tuple[float, ...]],
+        beside: "Graph | None" = None,
     ):
         self.clock = clock
         self.table = torch.tensor(levels, dtype=torch.float64, device=x.device)
         self.t, self.row = clock[0].clone(), self.table[0].clone()
 
+        self.pool: Pool | None = None
+        if x.is_cuda:
+            self.pool = torch.cuda.graph_pool_handle() if beside is None else beside.pool
         with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
             self.result, self.replay = capture(
-                lambda: evaluate(x, self.t, tuple(self.row.unbind()))
+                lambda: evaluate(x, self.t, tuple(self.row.unbind())), self.pool
             )
 
         for n in (len(clock) // 2, 0):
