@@ -121,7 +121,9 @@ def test_operators_of_a_guided_step(corrections: int) -> None:
 def allocations(function: Callable[[], object]) -> tuple[Counter[str], int, int]:
     """Returns of a call how often each operator, with all that it calls, allocates memory; the
     peak, and what has not been given back."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profiler:
         function()
     events = profiler.profiler.kineto_results.events()
     spans = [e for e in events if "::" in e.name()]
