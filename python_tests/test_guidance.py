@@ -685,6 +685,51 @@ def test_system_that_changes_is_seen():
         torch.testing.assert_close(guidance(x, t), anew(x, t))
 
 
+class Scaled(nn.Module):
+    """A linear operator with a number and a matrix that are no buffers."""
+
+    linear = True
+
+    def __init__(self, matrix: Tensor):
+        super().__init__()
+        self.matrix, self.scale = matrix, 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x.flatten(1) @ self.matrix.T
+
+    def vjp(self, x: Tensor, cotangent: Tensor) -> Tensor:
+        return self.scale * (cotangent @ self.matrix).reshape(x.shape)
+
+
+@pytest.mark.parametrize("change", ["tensor", "number", "part", "closure", "function"])
+def test_operator_that_changes_is_seen(change: str):
+    """Whatever it keeps its numbers in."""
+    sde, prior, H, noise, y, x = gaussian_problem()
+    t, gamma = torch.tensor(0.3), spectrum(prior.covariance)
+    make: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+        "tensor": lambda: Linear(H),
+        "number": lambda: Scaled(H),
+        "part": lambda: observation.Stack(observation.Subsample((12,), slice(0, 5))),
+    }
+    A = make.get(
+        change, lambda: observation.Function(lambda x: x @ H.T, (12,), (5,), linear=True)
+    )()
+    guidance = GaussianScore(y, A, None, sde, gamma, covariance=noise)
+    before = guidance(x, t)
+
+    if change == "number":
+        A.scale = 2.0  # type: ignore[attr-defined]
+    elif change == "part":
+        A.operators[0] = observation.Subsample((12,), slice(5, 10))  # type: ignore[attr-defined]
+    elif change == "function":
+        A.A = lambda x: 2 * x @ H.T  # type: ignore[attr-defined]
+    else:
+        H *= 2
+    anew = GaussianScore(y, A, None, sde, gamma, covariance=noise)
+    assert not torch.allclose(guidance(x, t), before)
+    assert torch.equal(guidance(x, t), anew(x, t))
+
+
 @pytest.mark.parametrize("first", [torch.bfloat16, torch.float32])
 def test_system_is_as_exact_as_the_state(first: torch.dtype):
     """What is kept of a call in a narrow type does not serve a wide one."""

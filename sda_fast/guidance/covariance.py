@@ -89,7 +89,7 @@ class Covariance:
         self.observed, self.tolerance = observed, tolerance
         variance = noise.diagonal() if noise.ndim == 2 else noise
         self._unit = float((variance.double().log().mean() / 2).exp())
-        self._projected: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+        self._projected: dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]] = {}
 
     @property
     def is_dense(self) -> bool:
@@ -166,15 +166,20 @@ class Covariance:
         return torch.where(both, M, torch.eye(len(M), dtype=M.dtype, device=M.device))
 
     def _project(self, spectrum: Spectrum, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns A Q and A A^T, made once for each type and device of trajectories."""
+        """Returns A Q and A A^T, made once for each type and device of trajectories, and anew when
+        the operator has changed. That shows in what it sees of a random trajectory, whatever it
+        keeps its numbers in."""
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randn(1, *x.shape[1:], dtype=torch.float64, generator=generator).to(x)
+        seen = self.A(probe).clone()  # it may be memory that A returns each time
         key = x.dtype, x.device
-        if key not in self._projected:
+        kept = self._projected.get(key)
+        if kept is None or not torch.equal(kept[0], seen):
             vectors = spectrum.vectors.movedim(-1, 0).to(x.dtype)
             HQ = self.A(vectors).flatten(1).T / self._unit
             m = self.observed.numel()
-            unit = torch.eye(m, dtype=x.dtype, device=x.device)
-            shape = self.A(x[:1]).shape[1:]
-            rows = self.A.vjp(x[:1].expand(m, *x.shape[1:]), unit.reshape(m, *shape))  # type: ignore[attr-defined]
+            unit = torch.eye(m, dtype=x.dtype, device=x.device).reshape(m, *seen.shape[1:])
+            rows = self.A.vjp(x[:1].expand(m, *x.shape[1:]), unit)  # type: ignore[attr-defined]
             HH = self.A(rows / self._unit).flatten(1) / self._unit
-            self._projected[key] = HQ.double(), HH.double()
-        return self._projected[key]
+            kept = self._projected[key] = seen, HQ.double(), HH.double()
+        return kept[1], kept[2]

@@ -103,10 +103,12 @@ class GaussianScore(ObservationGuidance):
                 "with a covariance y must be one observation for all samples, of at most "
                 f"{prediction.ndim - 1} dimensions, got shape {tuple(self.y.shape)}"
             )
-        parts = (self.y, self.std, self.covariance, self.gamma, self.A)
+        parts = (self.y, self.std, self.covariance, self.gamma)
         shape = prediction.shape[1:]
-        versions = shape, [(id(part), *map(version, _tensors(part))) for part in parts]
-        if self._system is None or self._system[0] != versions:
+        versions = [(id(part), *map(version, _tensors(part))) for part in parts]
+        made_of = shape, id(self.A), versions
+        system = self._system  # read once: another thread may put its own
+        if system is None or system[0] != made_of:
 
             def flat(value: Tensor) -> Tensor:
                 return value.expand(shape).flatten()
@@ -122,8 +124,9 @@ class GaussianScore(ObservationGuidance):
             assert noise is not None
             gamma = self.gamma if isinstance(self.gamma, Spectrum) else flat(self.gamma)
             observed = flat(~self.y.isnan())
-            self._system = versions, Covariance(noise, gamma, self.A, observed, self.tolerance)
-        return self._system[1]
+            covariance = Covariance(noise, gamma, self.A, observed, self.tolerance)
+            system = self._system = made_of, covariance
+        return system[1]
 
 
 def _tensors(part: Any) -> Iterable[Tensor]:
