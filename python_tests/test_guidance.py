@@ -730,6 +730,20 @@ def test_operator_that_changes_is_seen(change: str):
     assert torch.equal(guidance(x, t), anew(x, t))
 
 
+def test_tolerance_that_changes_is_seen():
+    sde, prior, H, noise, y, x = gaussian_problem()
+    t, gamma = torch.tensor(0.3), spectrum(prior.covariance)
+    A = Linear(H).__call__  # which is not known to be linear, and not factored
+
+    def score(tolerance: float) -> GaussianScore:
+        return GaussianScore(y, A, None, sde, gamma, covariance=noise, tolerance=tolerance)
+
+    guidance = score(0.3)
+    guidance(x, t)
+    guidance.tolerance = 1e-9
+    assert torch.equal(guidance(x, t), score(1e-9)(x, t))
+
+
 @pytest.mark.parametrize("first", [torch.bfloat16, torch.float32])
 def test_system_is_as_exact_as_the_state(first: torch.dtype):
     """What is kept of a call in a narrow type does not serve a wide one."""

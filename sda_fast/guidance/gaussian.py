@@ -106,7 +106,7 @@ class GaussianScore(ObservationGuidance):
         parts = (self.y, self.std, self.covariance, self.gamma)
         shape = prediction.shape[1:]
         versions = [(id(part), *map(version, _tensors(part))) for part in parts]
-        made_of = shape, id(self.A), versions
+        made_of = shape, self.tolerance, id(self.A), versions
         system = self._system  # read once: another thread may put its own
         if system is None or system[0] != made_of:
 
