@@ -403,6 +403,24 @@ def test_weights_are_packed_anew_for_another_precision():
         assert (fused.bfloat16, fused.tf32) == (packing.bfloat16, packing.tf32)
 
 
+def test_weights_that_another_thread_packs_meanwhile():
+    """For another precision, while it is found out whether there are any for this one."""
+    network, packed = make(), Packed()
+    meanwhile = [Fragments(bfloat16=True)]
+
+    class Interrupted(Panels):
+        def __eq__(self, other: object) -> bool:
+            while meanwhile:
+                FusedMLP(network, packed, meanwhile.pop())
+            return isinstance(other, Interrupted)
+
+        __hash__ = Panels.__hash__
+
+    FusedMLP(network, packed, Interrupted())
+    fused = FusedMLP(network, packed, Interrupted())
+    assert torch.equal(fused.weights, FusedMLP(network, Packed(), Panels()).weights)
+
+
 def test_second_derivative_is_refused():
     network, x = make(), torch.randn(2, 9, 3, requires_grad=True)
     (gradient,) = torch.autograd.grad(

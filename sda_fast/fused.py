@@ -84,8 +84,8 @@ class Packed:
     """The packed weights of a network and their transposes, packed anew when they change."""
 
     def __init__(self) -> None:
-        self._versions: Any = None
-        self._tensors = (torch.empty(0), torch.empty(0))
+        # what was packed, and the result: at once, as threads of other precisions pack too
+        self._kept: tuple[Any, tuple[Tensor, Tensor]] | None = None
 
     def __reduce__(self) -> tuple[type["Packed"], tuple[()]]:
         """A copy of a network, or a saved one, packs its own."""
@@ -100,7 +100,8 @@ class Packed:
         parameters = [p for linear in linears for p in (linear.weight, linear.bias)]
         versions = (packing, [(id(p), p.data_ptr(), version(p)) for p in parameters])
 
-        if versions != self._versions:
+        kept = self._kept
+        if kept is None or kept[0] != versions:
             first, *others = linears
             window, mask = first.weight[:, : seen[0]], first.weight[:, seen[1] :]
 
@@ -110,10 +111,9 @@ class Packed:
             backward = [packing.matrix(linear.weight.T) for linear in reversed(others)]
             backward.append(packing.matrix(window.T))
 
-            self._tensors = (torch.cat(forward), torch.cat(backward))
-            self._versions = versions
+            kept = self._kept = versions, (torch.cat(forward), torch.cat(backward))
 
-        return self._tensors
+        return kept[1]
 
 
 class FusedMLP:

@@ -136,7 +136,8 @@ def weights_of(
     )
     known = _weights.setdefault(network, {})
     kind = (precision, convolve)
-    if kind not in known or known[kind][0] != versions:
+    kept = known.get(kind)  # looked up once: another thread may make its own
+    if kept is None or kept[0] != versions:
         with keeping():
-            known[kind] = (versions, Weights(structure, precision, convolve))
-    return known[kind][1]
+            kept = known[kind] = (versions, Weights(structure, precision, convolve))
+    return kept[1]
