@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -388,6 +389,19 @@ def test_not_complete(tmp_path: Path):
         file.write(1, simulate_block(recipe(), 1))
     with pytest.raises(ValueError, match=r"data\.h5\.part is not complete: 1 of 3 blocks"):
         Trajectories(tmp_path / "data.h5.part")
+
+
+def test_threads_that_read_first(data: Path, monkeypatch: pytest.MonkeyPatch):
+    class Slow(h5py.File):
+        def __getitem__(self, name):
+            time.sleep(0.05)
+            return super().__getitem__(name)
+
+    expected, trajectories = Trajectories(data)[:], Trajectories(data)
+    monkeypatch.setattr(h5py, "File", Slow)
+    with ThreadPoolExecutor(4) as pool:
+        for i, x in enumerate(pool.map(trajectories.__getitem__, range(4))):
+            assert torch.equal(x, expected[i])
 
 
 def test_another_system(data: Path):

@@ -61,12 +61,11 @@ class Trajectories:
             if value.shape != state[:1] or not bool(torch.isfinite(value).all()):
                 raise ValueError(f"{name} of {path} must be finite, of shape {state[:1]}: {value}")
 
-        self._file: Any = None
-        self._array: Any = None
-        self._process = 0
+        # the process that opened the file, which stays open, and the states
+        self._opened: tuple[int, Any, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None, "_array": None}
+        return {**self.__dict__, "_opened": None}
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -77,11 +76,12 @@ class Trajectories:
         Raises:
             ValueError: They are not finite, or cannot be read.
         """
-        if self._file is None or self._process != os.getpid():
-            self._file, self._process = import_h5py().File(self.path, "r"), os.getpid()
-            self._array = self._file["trajectories"]
+        kept = self._opened  # read once: another thread may open it too
+        if kept is None or kept[0] != os.getpid():
+            file = import_h5py().File(self.path, "r")
+            kept = self._opened = os.getpid(), file, file["trajectories"]
         try:
-            x = self._array[key]
+            x = kept[2][key]
         except OSError as error:
             raise ValueError(
                 f"trajectories {key} of {self.path} cannot be read: {reason(error)}"
