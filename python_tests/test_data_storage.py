@@ -404,6 +404,11 @@ def test_threads_that_read_first(data: Path, monkeypatch: pytest.MonkeyPatch):
             assert torch.equal(x, expected[i])
 
 
+def test_progress_without_a_console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    generate(recipe(), tmp_path / "data.h5", progress=True, report=lambda _: None)
+
+
 def test_another_system(data: Path):
     with pytest.raises(ValueError, match=r"data\.h5 must be of 'lorenz63', but is of 'lorenz96'"):
         Trajectories(data, system="lorenz63")

@@ -3,6 +3,7 @@
 import inspect
 import math
 import re
+import sys
 from collections.abc import Callable
 from itertools import product
 
@@ -303,6 +304,11 @@ def test_callback():
     assert all(state.shape == x.shape for _, _, state in seen)
     assert torch.equal(seen[-1][2], x)
     assert not torch.equal(seen[0][2], seen[1][2])
+
+
+def test_progress_without_a_console(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    sample(VPSDE(mlp(), (9, 3)), steps=3, progress=True)
 
 
 def test_progress(capsys: pytest.CaptureFixture[str]):

@@ -72,6 +72,14 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     monkeypatch.setattr(source, "draw_windows", counted)
 
 
+@pytest.mark.parametrize("progress", [False, True])
+def test_progress_without_a_console(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: bool
+):
+    monkeypatch.setattr(sys, "stderr", None)
+    train(TINY, tmp_path / "prior", progress=progress)
+
+
 def test_loss_falls(tmp_path: Path):
     """Below 1, the error of knowing nothing, at every level of noise; most at the highest."""
     config = replace(TINY, width=32, iterations=400, batch_size=64, learning_rate=3e-3, ema=0.95)

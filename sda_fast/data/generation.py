@@ -5,6 +5,7 @@ __all__ = ["generate"]
 import math
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -132,7 +133,8 @@ def generate(
             seconds = rounds * _seconds_per_block(recipe)
             report(f"about {_duration(seconds)} with {workers} worker{'s' * (workers > 1)}")
 
-        with tqdm(total=n, disable=not progress, ncols=100, unit="trajectory") as bar:
+        hidden = not progress or sys.stderr is None  # where there is no console
+        with tqdm(total=n, disable=hidden, ncols=100, unit="trajectory") as bar:
             bar.update(n - sum(len(recipe.rows(i)) for i in file.pending))
             for index, states in _blocks(recipe, file.pending, workers):
                 file.write(index, states)

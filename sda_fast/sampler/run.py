@@ -4,6 +4,7 @@ __all__ = ["explain", "sample"]
 
 import operator
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from contextvars import copy_context
@@ -159,7 +160,7 @@ def sample(
             run = _Run(sde, plan, c, x, seed, history)
             for n in tqdm(
                 range(start + 1, plan.steps + 1),
-                disable=not progress,
+                disable=not progress or sys.stderr is None,  # where there is no console
                 ncols=88,
                 initial=start,
                 total=plan.steps,

@@ -211,12 +211,13 @@ class _Run:
             text = json.dumps(asdict(config), indent=1) + "\n"
             atomic_write(self.files.config, text.encode())
             metrics = Metrics(self.files.metrics, self.files.board, state.iteration)
+        console = sys.stderr  # None where there is none
         bar = tqdm(
             total=config.iterations,
             initial=state.iteration,
-            disable=not (progress and lead),
+            disable=not (progress and lead and console),
             ncols=100,
-            mininterval=0.1 if sys.stderr.isatty() else 60,  # a file is not to be flooded
+            mininterval=0.1 if console and console.isatty() else 60,  # a file is not to be flooded
         )
         kernel = self.processes.wrap(state.network.kernel)
         if config.compile:
