@@ -209,10 +209,10 @@ def _unet(kernel: Any) -> ScoreUNet:
 
 def agrees(eps: Any, other: Any, x: Tensor, *context: Tensor | None) -> bool:
     """Says whether a network or guidance module and its twin agree on the first of some noisy
-    states, both by torch's own operators: these give the same numbers for the same work, in
-    whatever precision they multiply. That shall cost little beside a sample: windows are compared
-    on a few of them, and guidance apart from its network, around one that costs nothing, where it
-    can be.
+    states. Networks are both evaluated by torch's own operators: these give the same numbers for
+    the same work, in whatever precision they multiply. All that shall cost little beside a sample:
+    windows are compared on a few of them, and guidance apart from its network, around one that
+    costs nothing, where it can be.
 
     Arguments:
         eps: The one.
@@ -220,7 +220,7 @@ def agrees(eps: Any, other: Any, x: Tensor, *context: Tensor | None) -> bool:
         x: Noisy states, with shape (B, *event).
         context: The context, if any is passed.
     """
-    with ops.backend("reference"), sampling():
+    with sampling():
         if not hasattr(eps, "sde"):
             return _networks_agree(eps, other, x, *context)
 
@@ -234,20 +234,22 @@ def agrees(eps: Any, other: Any, x: Tensor, *context: Tensor | None) -> bool:
             return _all_agree(TIMES, ROUGH, *around, x, *context)
         except Exception:
             pass  # it asks for more than a network's estimate, or is not copied by its attributes
-        return _all_agree(FEW_TIMES, ROUGH, eps, other, x, *context)
+        with ops.backend("reference"):
+            return _all_agree(FEW_TIMES, ROUGH, eps, other, x, *context)
 
 
 def _networks_agree(eps: Any, other: Any, x: Tensor, *context: Tensor | None) -> bool:
     """Compares on three windows if the twin is of windows, the first, one within and the last,
     unless the context is of the whole."""
     tolerance = TOLERANCE.get(x.dtype, 1e-2)
-    if isinstance(other, MCScoreNet):
-        windows = x[:, : other.window + 2]
-        try:
-            return _all_agree(FEW_TIMES, tolerance, eps, other, windows, *context)
-        except Exception:  # of the user's own network
-            pass
-    return _all_agree(FEW_TIMES, tolerance, eps, other, x, *context)
+    with ops.backend("reference"):
+        if isinstance(other, MCScoreNet):
+            windows = x[:, : other.window + 2]
+            try:
+                return _all_agree(FEW_TIMES, tolerance, eps, other, windows, *context)
+            except Exception:  # of the user's own network
+                pass
+        return _all_agree(FEW_TIMES, tolerance, eps, other, x, *context)
 
 
 class _Trial(nn.Module):
