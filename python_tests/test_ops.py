@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 
 import pytest
 import torch
@@ -508,6 +509,19 @@ def test_backend() -> None:
             ops.predictor(x, eps, 0.9, 0.1)
     with pytest.raises(ValueError, match="backend must be one of auto, native, reference"):
         ops.backend("fast").__enter__()
+
+
+def test_backends_of_several_threads() -> None:
+    """Whose blocks overlap: torch.compile finds the default afterwards, as all else does."""
+    threads = copy_context(), copy_context()
+    blocks = ops.backend("native"), ops.backend("auto")
+    for thread, block in zip(threads, blocks, strict=True):
+        thread.run(block.__enter__)
+    for thread, block in zip(threads, blocks, strict=True):
+        thread.run(block.__exit__, None, None, None)
+
+    x = torch.ones(2, 3, device="meta")  # not native
+    torch.compile(lambda x: ops.predictor(x, x, 0.9, 0.1), backend="eager", fullgraph=True)(x)
 
 
 def test_unserved_types() -> None:

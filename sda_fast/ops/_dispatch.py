@@ -58,12 +58,12 @@ def backend(name: str) -> Iterator[None]:
 
     global _traced
 
-    token, traced, _traced = _backend.set(name), _traced, name
+    token, _traced = _backend.set(name), name
     try:
         yield
     finally:
         _backend.reset(token)
-        _traced = traced
+        _traced = _backend.get()  # and not what was there before, which may be another thread's
 
 
 def unserved(x: Tensor) -> str | None:
