@@ -384,6 +384,14 @@ def test_no_place_for_a_file(name: str, says: str, tmp_path: Path):
     assert {p.name for p in tmp_path.iterdir()} == {"file", "folder"}
 
 
+def test_name_that_cannot_be_written(tmp_path: Path):
+    """Whose part of a file has a longer one."""
+    sde = prior()
+    sde.eps.forward = None  # nothing is evaluated
+    with pytest.raises(OSError, match=r"aaa cannot be written \(File name too long\)"):
+        sample(sde, steps=2, checkpoint=tmp_path / ("a" * 250))
+
+
 @pytest.mark.parametrize("every", [0, -1, 1.5])
 def test_bad_interval(every: object):
     with pytest.raises(ValueError, match="checkpoint_every must be an integer, at least 1"):

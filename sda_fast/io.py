@@ -5,6 +5,7 @@ __all__ = [
     "Standardisation",
     "atomic_write",
     "build_network",
+    "check_writable",
     "load_prior",
     "read_record",
     "save_prior",
@@ -49,7 +50,7 @@ def atomic_write(path: str | os.PathLike[str], content: bytes) -> None:
         OSError: It could not be written. What was there before is kept.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = _part(path)
     try:
         with part.open("wb") as file:
             file.write(content)
@@ -65,6 +66,25 @@ def atomic_write(path: str | os.PathLike[str], content: bytes) -> None:
     finally:
         with suppress(OSError):  # there may be none, nor a directory for it
             part.unlink()
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Checks that a file can be written, but for its content.
+
+    Raises:
+        OSError: It could not be.
+    """
+    part = _part(Path(path))
+    try:
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({os.strerror(error.errno or 0)})") from error
+
+
+def _part(path: Path) -> Path:
+    """Returns where a file is until it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def build_network(config: dict[str, Any]) -> MCScoreNet:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._autocast import is_on
 from .._precision import matmul_precision
-from ..io import atomic_write
+from ..io import atomic_write, check_writable
 from ..schedule import coefficients
 from .identity import digest_of, parts_of
 from .plan import SamplingPlan
@@ -39,6 +39,7 @@ class Checkpoint:
 
     Raises:
         ValueError: There can be no such file.
+        OSError: It cannot be written.
     """
 
     def __init__(
@@ -51,11 +52,12 @@ class Checkpoint:
         self.path = Path(path)
         if self.path.is_dir():
             raise ValueError(f"checkpoint must be a file, but {self.path} is a directory")
-        if not self.path.parent.is_dir():  # else found out after so many steps
+        if not self.path.parent.is_dir():
             raise ValueError(
                 f"checkpoint must be a file in a directory that there is, got {self.path}: "
                 f"{self.path.parent} is none"
             )
+        check_writable(self.path)  # else found out after so many steps
         self.device = plan.device
         self.run: dict[str, Any] = {
             "shape": [list(plan.batch), list(plan.event)],
