@@ -392,6 +392,24 @@ def test_name_that_cannot_be_written(tmp_path: Path):
         sample(sde, steps=2, checkpoint=tmp_path / ("a" * 250))
 
 
+def test_file_that_cannot_be_removed(tmp_path: Path):
+    """It is no reason to lose the samples."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    def replaces_the_folder(n: int, t: float, x: Tensor) -> None:
+        if n == 5:
+            folder.rmdir()
+            folder.write_bytes(b"")
+
+    expected = sample(prior(), steps=5, seed=1)
+    with pytest.warns(RuntimeWarning, match="run could not be removed: Not a directory"):
+        x = sample(
+            prior(), steps=5, seed=1, checkpoint=folder / "run", callback=replaces_the_folder
+        )
+    assert torch.equal(x, expected)
+
+
 @pytest.mark.parametrize("every", [0, -1, 1.5])
 def test_bad_interval(every: object):
     with pytest.raises(ValueError, match="checkpoint_every must be an integer, at least 1"):

@@ -4,6 +4,7 @@ __all__ = ["Checkpoint"]
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,15 @@ class Checkpoint:
         return int(metadata["step"]), int(metadata["seed"]), x, history
 
     def remove(self) -> None:
-        """Removes the file: the run is finished."""
-        self.path.unlink(missing_ok=True)
+        """Removes the file: the run is finished, and its samples are kept where that fails."""
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            warnings.warn(
+                f"checkpoint {self.path} could not be removed: {error.strerror}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:

@@ -110,7 +110,8 @@ def sample(
             which sample.
 
     Warns:
-        RuntimeWarning: Samples are finite, but out of all proportion. It says which.
+        RuntimeWarning: Samples are finite, but out of all proportion. It says which. Or the
+            checkpoint could not be removed.
     """
     if seed is not None and not is_integer(seed, 0, 2**64 - 1):
         raise ValueError(f"seed must be a non-negative integer below 2^64, got {seed}")
