@@ -232,6 +232,17 @@ def test_observation_of_another_type():
     assert torch.equal(results[0], results[2])
 
 
+def test_arrays_in_another_order():
+    """Of their elements and bytes, as NumPy reverses them and files have them."""
+    sde, x, t, c = prior(), torch.randn(2, L, D), torch.tensor(0.4), torch.randn(1)
+    y, std = torch.randn(3, 1), torch.rand(3, 1) + 0.1
+    expected = GaussianScore(y, OPERATORS["subset"], std, sde)(x, t, c)
+    for order in (lambda a: a[::-1].copy()[::-1], lambda a: a.astype(">f8")):
+        arrays = order(y.numpy()), order(std.numpy())
+        result = GaussianScore(arrays[0], OPERATORS["subset"], arrays[1], sde)(x, t, c)
+        assert torch.equal(result, expected)
+
+
 def test_numbers_are_not_rounded():
     """Beside an observation in float64 they are of float64."""
     torch.set_default_dtype(torch.float32)

@@ -344,6 +344,7 @@ def test_check() -> None:
     assert A.check(y) is y
     assert A.check(y.expand(5, 3, 1)).shape == (5, 3, 1)
     assert A.check(np.zeros((3, 1))).dtype == torch.float64
+    assert A.check(np.arange(3.0).astype(">f4")[::-1, None]).tolist() == [[2], [1], [0]]
     with pytest.raises(TypeError, match="y must be of floating point, but is int64"):
         A.check(torch.ones(3, 1, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"y must have the shape .* \(3, 1\).* but has \(3,\)"):

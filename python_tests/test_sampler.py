@@ -756,6 +756,8 @@ def test_schedules():
     assert_same(sample(sde, (2,), **functions, **options), expected)
     arrays = {"corrections": np.array(counts), "tau": np.array(taus), "steps": np.linspace(1, 0, 5)}
     assert torch.equal(sample(sde, (2,), **{**options, **arrays}), expected)
+    for times in (np.linspace(0, 1, 5)[::-1], np.linspace(1, 0, 5).astype(">f8")):
+        assert torch.equal(sample(sde, (2,), **{**options, **arrays, "steps": times}), expected)
     assert explain(sde, corrections=counts, steps=4).evaluations == 4 + 3
 
     seen: list[float] = []

@@ -1,7 +1,10 @@
 """What is given as arguments: states, an observation, and what belongs to its elements."""
 
-__all__ = ["checked", "fits", "floating", "parameter"]
+__all__ = ["as_tensor", "checked", "fits", "floating", "parameter"]
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Size, Tensor
 
@@ -17,6 +20,14 @@ def fits(shape: Size, other: Size) -> bool:
     return len(shape) <= len(other) and all(n in (1, m) for n, m in pairs)
 
 
+def as_tensor(x: Any, **options: Any) -> Tensor:
+    """Returns what is given as torch.as_tensor does, NumPy's arrays in any order of their elements
+    and bytes."""
+    if isinstance(x, np.ndarray):
+        x = np.asarray(x, x.dtype.newbyteorder("="), order="C")
+    return torch.as_tensor(x, **options)
+
+
 def floating(x: Tensor) -> Tensor:
     """Returns states as they are, or whole numbers in torch's default type, since results and
     weights rounded to theirs would be lost."""
@@ -26,7 +37,7 @@ def floating(x: Tensor) -> Tensor:
 
 def checked(y: Tensor) -> Tensor:
     """Checks an observation."""
-    y = torch.as_tensor(y)
+    y = as_tensor(y)
     if y.is_complex():
         raise TypeError(f"y must be real, got {y.dtype}")
 
@@ -46,7 +57,7 @@ def parameter(name: str, value: float | Tensor, y: Tensor, sign: str = "positive
     number is as exact as y."""
     number = isinstance(value, float | int)
     wide = torch.promote_types(y.dtype, torch.get_default_dtype()) if number else None
-    tensor = torch.as_tensor(value, dtype=wide)
+    tensor = as_tensor(value, dtype=wide)
     if not fits(tensor.shape, y.shape):
         raise ValueError(
             f"{name} must be a number or broadcast to y, with shape {tuple(y.shape)}, "

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Size, Tensor, nn
 
+from .._arguments import as_tensor
 from .._calls import stands_for_call
 
 
@@ -105,7 +106,7 @@ class ObservationOperator(nn.Module):
             TypeError: y is not of floating point.
             ValueError: y has another shape, or is infinite.
         """
-        y = torch.as_tensor(y)
+        y = as_tensor(y)
         dims = len(self.shape)
 
         if not y.is_floating_point():

@@ -9,7 +9,7 @@ from itertools import product
 import torch
 from torch import Size, Tensor
 
-from .._arguments import floating
+from .._arguments import as_tensor, floating
 from .sparse import SparseMap
 
 
@@ -29,7 +29,7 @@ class Select(SparseMap):
 
     def __init__(self, event: Sequence[int], where: Tensor):
         event = Size(event)
-        where = torch.as_tensor(where)
+        where = as_tensor(where)
 
         if where.dtype == torch.bool:
             if where.shape != event:
@@ -83,7 +83,7 @@ class Interpolate(SparseMap):
         periodic: bool = False,
     ):
         event = Size(event)
-        points = floating(torch.as_tensor(points))
+        points = floating(as_tensor(points))
         timed = times is not None
 
         if len(event) < 2 + timed:
@@ -98,7 +98,7 @@ class Interpolate(SparseMap):
             _between("points[:, 1]", points[:, 1], event[-1], periodic),
         ]
         if times is not None:
-            times = torch.as_tensor(times).to(points)
+            times = as_tensor(times).to(points)
             if times.shape != points.shape[:1]:
                 raise ValueError(
                     f"times must have shape ({len(points)},), but has {tuple(times.shape)}"
