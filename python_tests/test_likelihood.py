@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -219,6 +220,19 @@ def test_instruments_are_added():
     assert len(three.state_dict()) == 5
     with pytest.raises(TypeError, match="unsupported operand"):
         _ = both + 3
+
+
+def test_many_instruments_are_added():
+    """As many as Python has no calls within calls for."""
+    one = Gaussian(torch.zeros(2), lambda x: x, 1.0)
+    x = torch.randn(3, 2)
+    for many in (lambda a, b: a + b, lambda a, b: b + a):
+        total = reduce(many, [one] * 400)
+        torch.testing.assert_close(total(x), 400 * one(x), rtol=1e-4, atol=0)
+
+    total = one + one
+    total.register_forward_hook(lambda *_: torch.zeros(3))
+    assert torch.equal((total + one)(x), one(x))  # it is called
 
 
 @pytest.mark.parametrize(

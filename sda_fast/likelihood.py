@@ -10,12 +10,14 @@ observed. Likelihoods of independent instruments are added: `StudentT(...) + Poi
 __all__ = ["Censored", "Gaussian", "Huber", "Likelihood", "LogNormal", "Poisson", "StudentT"]
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ._arguments import checked, parameter
+from ._calls import hooked
 from ._normal import log_ndtr
 from .reference import widen
 
@@ -78,7 +80,14 @@ class Likelihood(nn.Module):
     def __add__(self, other: "Likelihood") -> "Likelihood":
         if not isinstance(other, Likelihood):
             return NotImplemented
-        return _Sum(self, other)
+        return _Sum(*_terms(self), *_terms(other))
+
+
+def _terms(likelihood: Likelihood) -> Iterable[Likelihood]:
+    """Returns what a likelihood is the sum of, so that a long sum is no deep one."""
+    if type(likelihood) is _Sum and not hooked(likelihood):
+        return cast(Iterable[Likelihood], likelihood.terms)
+    return (likelihood,)
 
 
 class _Sum(Likelihood):
