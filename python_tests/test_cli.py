@@ -45,6 +45,14 @@ def test_train(tmp_path, capsys: pytest.CaptureFixture[str]):
     assert str(out) in printed
     assert "denoising_error" in json.loads(printed.split("\n", 1)[1])
 
+    before = out.read_bytes()
+    again = ["train", "lorenz63", *size, *effort, "--seed", "1", "--out", str(out), "--no-figure"]
+    assert main(again) == 1
+    assert "prior.safetensors is there already: --resume" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert main([*again, "--overwrite"]) == 0
+    assert out.read_bytes() != before
+
 
 @pytest.mark.parametrize(
     ("words", "message"),

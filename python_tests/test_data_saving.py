@@ -301,7 +301,9 @@ def test_command(
 
     options = json.loads(out.with_name("prior.config.json").read_text())
     assert options["system"] == "tide"
-    assert main(["train", str(out.with_name("prior.config.json")), "--no-figure"]) == 0
+    assert (
+        main(["train", str(out.with_name("prior.config.json")), "--no-figure", "--overwrite"]) == 0
+    )
     assert "wrote" in capsys.readouterr().out
 
 

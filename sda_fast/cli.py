@@ -68,6 +68,7 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
     train = commands.add_parser(
         "train",
+        allow_abbrev=False,
         help="train a prior on a system or a data set",
         description="Trains a prior on a simulated system, or on a data set (HDF5). An option "
         "given here overrides that of a configuration file (TOML or JSON).",
@@ -75,6 +76,9 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     train.add_argument("target", type=_target, help="a system, a configuration or a data set")
     train.add_argument("--out", help="safetensors file to write (default: by the target)")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    train.add_argument(
+        "--overwrite", action="store_true", help="replace a prior or a checkpoint that is there"
+    )
     train.add_argument("--every", type=int, default=2000, help="iterations between validations")
     train.add_argument(
         "--checkpoint-every", type=int, help="iterations between checkpoints (default: --every)"
@@ -91,7 +95,7 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     kinds = get_type_hints(Config)
     for name in (field.name for field in fields(Config)):
         kind, default = kinds[name], getattr(Config, name, None)
-        text = " ".join(texts.get(name, "").split())
+        text = re.sub(r":\w+:`~?([^`]+)`", r"\1", " ".join(texts.get(name, "").split()))
         if default not in (None, "", ()):
             text += f" (default: {default})"
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
@@ -116,6 +120,7 @@ def _add_simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     for name, entry in CATALOGUE.items():
         system = systems.add_parser(
             name,
+            allow_abbrev=False,
             help=(entry.system.__doc__ or "").split("\n")[0],
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
@@ -209,6 +214,13 @@ def _train(arguments: argparse.Namespace) -> None:
     config = Config.of(options, target if kind in (".toml", ".json") else "the command line")
     name = Path(target).name.removesuffix(".config.json").removesuffix(kind)
     out = Path(arguments.out or f"{name}.safetensors")
+    if not (arguments.resume or arguments.overwrite):
+        for path in (out, Files(out).checkpoint):
+            if path.exists():
+                raise FileExistsError(
+                    f"{path} is there already: --resume goes on with its run, --overwrite replaces "
+                    "it, and --out names another"
+                )
     record = train(
         config,
         out,
