@@ -892,3 +892,23 @@ def test_bad_likelihood(log_prob: Callable[[Tensor], Tensor], says: str):
 def test_bad_likelihood_gamma():
     with pytest.raises(ValueError, match="gamma must be zero or positive, got -1"):
         LikelihoodScore(lambda x, v: x, prior(), gamma=-1)
+
+
+@pytest.mark.parametrize("guide", [GaussianScore, DPSGaussianScore])
+@pytest.mark.parametrize("shape", [(), (1, 1), (2, 1)])
+def test_observation_of_another_shape_than_the_operators(guide: type, shape: tuple[int, ...]):
+    """What an operator knows to be several numbers is not one number for all of them."""
+    A = observation.Subsample((6, 2), slice(None, None, 2), slice(0, 1))
+    sde = VPSDE(Shrink(), (6, 2))
+    std = (0.1,) if guide is GaussianScore else ()
+    with pytest.raises(
+        ValueError, match=r"of an observation, \(3, 1\), .* got|y has shape \(2, 1\)"
+    ):
+        guide(torch.zeros(shape), A, *std, sde)(torch.randn(2, 6, 2), torch.tensor(0.5))
+    guide(torch.zeros(2, 3, 1), A, *std, sde)(torch.randn(2, 6, 2), torch.tensor(0.5))
+
+
+def test_arguments_in_another_order():
+    A = observation.Subsample((6, 2), slice(None, None, 2))
+    with pytest.raises(TypeError, match="y must be a tensor or numbers, got Subsample"):
+        GaussianScore(A, torch.zeros(3, 2), 0.1, VPSDE(Shrink(), (6, 2)))

@@ -37,7 +37,10 @@ def floating(x: Tensor) -> Tensor:
 
 def checked(y: Tensor) -> Tensor:
     """Checks an observation."""
-    y = as_tensor(y)
+    try:
+        y = as_tensor(y)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"y must be a tensor or numbers, got {type(y).__name__}") from error
     if y.is_complex():
         raise TypeError(f"y must be real, got {y.dtype}")
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 
 from .._arguments import checked, fits
 from .._calls import own
+from ..observation import ObservationOperator
 from .base import Guidance, Vjp, by_autograd
 
 
@@ -84,6 +85,12 @@ class ObservationGuidance(Guidance):
             raise ValueError(
                 f"y has shape {tuple(y.shape)}, but A(x) has shape {tuple(prediction.shape)}: "
                 "the last dimensions of A(x) must be those of y"
+            )
+        shape = self.A.shape if isinstance(self.A, ObservationOperator) else Size()
+        if y.shape[max(y.ndim - len(shape), 0) :] != shape and shape:
+            raise ValueError(
+                f"y must have the shape of an observation, {tuple(shape)}, or one for each sample, "
+                f"got {tuple(y.shape)}: NaN stands for what was not observed"
             )
         if y.device != prediction.device:
             raise ValueError(
