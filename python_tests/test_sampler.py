@@ -1055,3 +1055,9 @@ def test_x1_that_is_not_finite():
     x1[1, 2] = math.nan
     with pytest.raises(FloatingPointError, match=r"step 1 .* first in sample 1"):
         sample(oracles.Process(lambda x, t: x, (4,)), (3,), steps=4, x1=x1)
+
+
+def test_a_network_is_no_process():
+    message = r"sde must be a noise process, .* got MCScoreNet, which has no eps, shape"
+    with pytest.raises(TypeError, match=message):
+        sample(MCScoreNet(3, order=1, hidden_features=[8]))

@@ -39,8 +39,9 @@ def _load() -> tuple[ModuleType | None, str | None]:
         if error.name != f"{__package__}._C":
             return None, f"sda_fast's native library cannot be loaded: {error}"
         return None, (
-            "sda_fast's native library is missing: the package was not installed, or not built for "
-            "this version of Python (pip install . builds it)"
+            f"sda_fast's native library is missing in {Path(__file__).parent}: these sources were "
+            "not built for this version of Python, and hide an installed package if there is one "
+            "(run elsewhere, or build them: pip install --no-build-isolation -e .)"
         )
     except (ImportError, OSError, RuntimeError) as error:
         return None, f"sda_fast's native library cannot be loaded: {error}"

@@ -14,7 +14,7 @@ from torch import Generator
 from .evaluation.metrics import coverage, log_prior, rmse
 from .guidance import GaussianScore
 from .io import atomic_write, load_prior
-from .plotting import plot_posterior
+from .plotting import import_matplotlib, plot_posterior
 from .presets import preset
 from .sampler import explain, sample
 from .schedule import VPSDE
@@ -47,6 +47,7 @@ def demo(
     Raises:
         ValueError: There are no members, or the seed is out of its range.
         FileNotFoundError: There is no such directory.
+        ImportError: matplotlib is missing.
     """
     if members < 1:
         raise ValueError(f"members must be at least 1, got {members}")
@@ -55,6 +56,8 @@ def demo(
     out = Path(out)
     if not out.is_dir():
         raise FileNotFoundError(f"no directory {str(out)!r} to write into")
+
+    import_matplotlib()  # or else nothing of what follows would be shown
 
     chain = NoisyLorenz63(dt=0.025)
     generator = Generator().manual_seed(seed)

@@ -1,15 +1,31 @@
 """Figures. They need matplotlib, which comes with the extra `plot`."""
 
-__all__ = ["plot_posterior"]
+__all__ = ["import_matplotlib", "plot_posterior"]
 
 import io
 import os
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from .io import atomic_write
+
+
+def import_matplotlib() -> Any:
+    """Returns the module of figures.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        return import_module("matplotlib.figure")
+    except ImportError as error:
+        raise ImportError(
+            "figures need matplotlib: pip install 'sda-fast[plot]', or pip install matplotlib"
+        ) from error
 
 
 def plot_posterior(
@@ -41,13 +57,7 @@ def plot_posterior(
         ImportError: matplotlib is missing.
         OSError: The image could not be written. What was there before is kept.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "figures need matplotlib: pip install 'sda-fast[plot]', or pip install matplotlib"
-        ) from error
-
+    Figure = import_matplotlib().Figure
     blue, orange = "#3b6ea8", "#d1622b"
     figure = Figure(figsize=(9, 2.1 * len(names) + 0.6), dpi=140, layout="constrained")
     panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]

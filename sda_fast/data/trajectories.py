@@ -87,7 +87,10 @@ class Trajectories:
                 f"trajectories {key} of {self.path} cannot be read: {reason(error)}"
             ) from error
         if not np.isfinite(x).all():
-            raise ValueError(f"trajectories {key} of {self.path} are not finite")
+            first = tuple(np.argwhere(~np.isfinite(x))[0].tolist())
+            raise ValueError(
+                f"trajectories {key} of {self.path} are not finite, first at {first} among them"
+            )
 
         return torch.from_numpy(np.asarray(x))
 

@@ -45,7 +45,10 @@ class Subsample(ObservationOperator):
         for d, n in enumerate(event):
             s = slices[d] if d < len(slices) else slice(None)
             if not isinstance(s, slice):
-                raise TypeError(f"slices[{d}] must be a slice, but is {s!r}")
+                raise TypeError(
+                    f"slices[{d}] must be a slice, but is {s!r}: slice(i, i + 1) is one place, and "
+                    "Select observes places that are not evenly spaced"
+                )
             if s.step is not None and s.step < 1:
                 raise ValueError(f"slices[{d}] must have a step of at least 1, but is {s}")
             places = range(n)[s]

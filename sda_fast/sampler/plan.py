@@ -118,6 +118,12 @@ def make_plan(
         TypeError: A dtype does not fit.
         RuntimeError: backend="native" and a native operator cannot serve.
     """
+    lacking = [name for name in ("eps", "shape", "mu", "sigma") if not hasattr(sde, name)]
+    if lacking:
+        raise TypeError(
+            f"sde must be a noise process, such as VPSDE(network, shape), got "
+            f"{type(sde).__name__}, which has no {', '.join(lacking)}"
+        )
     times, counts, amplitudes = make_schedule(steps, corrections, tau)
     if not is_integer(order, 1, 3):
         raise ValueError(f"order must be 1, 2 or 3, got {order}")
