@@ -5,6 +5,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -272,6 +273,29 @@ def test_composition_is_a_product_of_matrices() -> None:
     outer = BlockMean(inner.shape, (2, 2))
     torch.testing.assert_close((outer @ inner).matrix(), outer.matrix() @ inner.matrix())
     assert isinstance(outer @ inner, Composition)
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_long_composition(left: bool) -> None:
+    """Each operator is evaluated once, however many there are and however they are bracketed."""
+    calls = []
+    shrink = Pointwise(lambda x: calls.append(1) or x / 2, (3,), lambda x: torch.full_like(x, 0.5))
+    chain = [Linear((3,), 2 * torch.eye(3)), shrink] * 200
+    A = reduce(lambda a, b: a @ b, chain) if left else reduce(lambda a, b: b @ a, chain[::-1])
+    x, cotangent = torch.randn(2, 2, 3)
+    assert torch.equal(A(x), x)
+    calls.clear()
+    assert torch.equal(A.vjp(x, cotangent), cotangent)
+    assert len(calls) == 199  # what the outermost one gives is not asked for
+
+
+def test_composition_with_hooks_is_called() -> None:
+    A = LINEAR["block mean"]
+    inner = Linear(A.shape, torch.eye(A.shape.numel()), A.shape) @ A
+    inner.register_forward_hook(lambda module, args, y: 2 * y)
+    outer = Linear(A.shape, torch.eye(A.shape.numel()), A.shape)
+    x = torch.randn(1, *A.event)
+    torch.testing.assert_close((outer @ inner)(x), 2 * A(x))
 
 
 def test_stack_is_matrices_one_upon_the_other() -> None:

@@ -3,13 +3,14 @@
 __all__ = ["Composition", "ObservationOperator", "Stack"]
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import cast
 
 import torch
 from torch import Size, Tensor, nn
 
 from .._arguments import as_tensor
-from .._calls import stands_for_call
+from .._calls import hooked, stands_for_call
 
 
 class ObservationOperator(nn.Module):
@@ -93,7 +94,11 @@ class ObservationOperator(nn.Module):
         """Returns the composition, which observes what `inner` gives."""
         if not isinstance(inner, ObservationOperator):
             return NotImplemented
-        return Composition(self, inner)
+        return Composition(*self._chain(), *inner._chain())
+
+    def _chain(self) -> list["ObservationOperator"]:
+        """Returns what the operator is the composition of, so that a long one is no deep one."""
+        return [self]
 
     def check(self, y: Tensor) -> Tensor:
         """Checks an observation, and returns it as a tensor.
@@ -147,38 +152,70 @@ def _check_batch(name: str, x: Tensor, shape: Size) -> None:
         )
 
 
-class Composition(ObservationOperator):
-    """Observes what another operator gives: `outer @ inner`."""
+class _OfOthers(ObservationOperator):
+    """An operator made of others."""
 
-    def __init__(self, outer: ObservationOperator, inner: ObservationOperator):
-        if outer.event != inner.shape:
-            raise ValueError(
-                f"outer must take what inner gives, of shape {tuple(inner.shape)}, but takes "
-                f"{tuple(outer.event)}"
-            )
-        super().__init__(inner.event, outer.shape, outer.linear and inner.linear)
-        self.outer = outer
-        self.inner = inner
+    operators: nn.ModuleList
+
+    def _each(self) -> list[ObservationOperator]:
+        return cast(list[ObservationOperator], list(self.operators))
 
     @property
     def _plain(self) -> bool:
-        return super()._plain and self.outer._plain and self.inner._plain
+        return super()._plain and all(A._plain for A in self._each())
+
+
+class Composition(_OfOthers):
+    """Observes what another operator gives: `outer @ inner`.
+
+    Arguments:
+        operators: The operators, each of which observes what the next one gives.
+
+    Raises:
+        ValueError: There is no operator, or one does not take what the next one gives.
+    """
+
+    def __init__(self, *operators: ObservationOperator):
+        if not operators:
+            raise ValueError("operators must be at least one, but there is none")
+        for outer, inner in pairwise(operators):
+            if outer.event != inner.shape:
+                raise ValueError(
+                    f"outer must take what inner gives, of shape {tuple(inner.shape)}, but takes "
+                    f"{tuple(outer.event)}"
+                )
+        linear = all(A.linear for A in operators)
+        super().__init__(operators[-1].event, operators[0].shape, linear)
+        self.operators = nn.ModuleList(operators)
+
+    def _chain(self) -> list[ObservationOperator]:
+        return self._each() if type(self) is Composition and not hooked(self) else [self]
 
     def _observe(self, x: Tensor) -> Tensor:
-        return self.outer(self.inner(x))
+        for A in reversed(self._each()):
+            x = A(x)
+        return x
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self.inner._adjoint(self.outer._adjoint(y))
+        for A in self._each():
+            y = A._adjoint(y)
+        return y
 
     def _vjp(self, x: Tensor, cotangent: Tensor) -> Tensor:
         if not self._plain:
             return self._differentiate(x, cotangent)
-        if self.outer.linear:  # which does not look at what it is given
-            return self.inner._vjp(x, self.outer._adjoint(cotangent))
-        return self.inner._vjp(x, self.outer._vjp(self.inner(x), cotangent))
+        each = self._each()
+        while each and each[0].linear:  # which does not look at what it is given
+            cotangent = each.pop(0)._adjoint(cotangent)
+        given = [x]
+        for A in reversed(each[1:]):
+            given.append(A(given[-1]))
+        for A in each:
+            cotangent = A._vjp(given.pop(), cotangent)
+        return cotangent
 
 
-class Stack(ObservationOperator):
+class Stack(_OfOthers):
     """Observes by several instruments: their observations, flattened, one after the other.
 
     Arguments:
@@ -202,13 +239,6 @@ class Stack(ObservationOperator):
         self._sizes = [A.shape.numel() for A in operators]
         super().__init__(event, (sum(self._sizes),), all(A.linear for A in operators))
         self.operators = nn.ModuleList(operators)
-
-    def _each(self) -> list[ObservationOperator]:
-        return cast(list[ObservationOperator], list(self.operators))
-
-    @property
-    def _plain(self) -> bool:
-        return super()._plain and all(A._plain for A in self._each())
 
     def _observe(self, x: Tensor) -> Tensor:
         return torch.cat([A(x).flatten(1) for A in self._each()], dim=1)
