@@ -4,6 +4,7 @@ import inspect
 import math
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from itertools import product
 
@@ -1055,6 +1056,28 @@ def test_x1_that_is_not_finite():
     x1[1, 2] = math.nan
     with pytest.raises(FloatingPointError, match=r"step 1 .* first in sample 1"):
         sample(oracles.Process(lambda x, t: x, (4,)), (3,), steps=4, x1=x1)
+
+
+def test_samples_that_are_held_by_the_bound():
+    """As where an observation is in other units than the states."""
+    assert not warned(torch.full((5,), 0.5))
+    outside = warned(torch.tensor([0.1, 14.0, 0.2, -9.0, 0.3]))
+    assert "40.0% of all elements lie at the bound clip=3" in outside
+
+
+def warned(y: Tensor) -> str:
+    """Returns what a posterior of standard normal states warns of."""
+    process = VPSDE(nn.Identity(), (5,))
+
+    class Normal(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+            return process.sigma(t) * x
+
+    guide = GaussianScore(y, lambda x: x, 0.1, VPSDE(Normal(), (5,)), gamma=1.0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sample(VPSDE(guide, (5,)), (4,), steps=64, seed=0, clip=3.0, denoise=True)
+    return " ".join(str(warning.message) for warning in caught)
 
 
 def test_a_network_is_no_process():

@@ -110,8 +110,8 @@ def sample(
             which sample.
 
     Warns:
-        RuntimeWarning: Samples are finite, but out of all proportion. It says which. Or the
-            checkpoint could not be removed.
+        RuntimeWarning: Samples are finite, but out of all proportion. It says which. Or many
+            elements are held by `clip`, or the checkpoint could not be removed.
     """
     if seed is not None and not is_integer(seed, 0, 2**64 - 1):
         raise ValueError(f"seed must be a non-negative integer below 2^64, got {seed}")
@@ -177,7 +177,7 @@ def sample(
             else:
                 if plan.denoise:
                     run.denoise()
-            run.watch.report(x)
+            run.watch.report(x, plan.clip)
 
         if file is not None:
             file.remove()

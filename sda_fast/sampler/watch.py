@@ -15,6 +15,9 @@ CHECK_EVERY = 16
 # and a network that is not trained sends all of them equally far.
 PROPORTION = 100.0
 
+# A bound holds too much if more than this part of all elements lie at it.
+HELD = 0.01
+
 
 class Watch:
     """Notices the first step at which a sample is not finite, without waiting for the device, and
@@ -48,9 +51,19 @@ class Watch:
                 "samples; more steps or corrections, a smaller tau or a larger gamma may help"
             )
 
-    def report(self, x: Tensor) -> None:
-        """Warns of samples that are finite but have run away from the others."""
-        peak = x.reshape(len(x), -1).abs().amax(dim=1)
+    def report(self, x: Tensor, clip: float | None = None) -> None:
+        """Warns of samples that are finite but have run away from the others, or are held by the
+        bound of what estimates denoise to."""
+        size = x.reshape(len(x), -1).abs()
+        share = 0.0 if clip is None else int((size > 0.999 * clip).sum()) / size.numel()
+        if share > HELD:
+            warnings.warn(
+                f"{share:.1%} of all elements lie at the bound clip={clip:g} or beyond: are the "
+                "states standardised, and observations as they are?",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        peak = size.amax(dim=1)
         far = (peak > PROPORTION * peak.median().clamp(min=1)).nonzero()[:, 0].tolist()
         if far:
             warnings.warn(
