@@ -246,7 +246,7 @@ def test_many_instruments_are_added():
         (lambda: StudentT(Y, A, 1.0, df=math.nan), "df must be positive, got nan"),
         (lambda: StudentT(Y, A, 1.0, df=math.inf), "df must be at most 1e20 .* got inf"),
         (lambda: Huber(Y, A, 1.0, delta=-1), "delta must be positive, got -1"),
-        (lambda: Poisson(Y, A), "y must be counts, zero or positive"),
+        (lambda: Poisson(Y, A), "y must be counts, zero or positive, got -"),
         (lambda: LogNormal(Y, A, 1.0), "y must be positive"),
         (lambda: Censored(Y, A, 1.0, 1, -1), "low must be less than high, got 1 and -1"),
         (lambda: Censored(Y, A, 1.0, -1, 1), "y must lie from low = -1 to high = 1"),

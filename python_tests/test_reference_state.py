@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sda_fast import MCScoreNet, MCScoreWrapper, ScoreUNet, from_reference_state, sample
+from sda_fast import MCScoreNet, MCScoreWrapper, ScoreUNet, from_reference_state, load_prior, sample
 
 TRAINING = {"epochs": 4096, "batch_size": 64, "optimizer": "AdamW", "scheduler": "linear"}
 
@@ -81,6 +81,13 @@ def test_files(tmp_path: Path):
         from_reference_state(tmp_path / "state.pth", tmp_path / "other.json")
     with pytest.raises(FileNotFoundError):
         from_reference_state(tmp_path / "nothing.pth", config)
+    alone = tmp_path / "alone" / "state.pth"
+    alone.parent.mkdir()
+    torch.save({}, alone)
+    with pytest.raises(FileNotFoundError, match="looked for beside the state unless config="):
+        from_reference_state(alone)
+    with pytest.raises(ValueError, match="from_reference_state reads others"):
+        load_prior(alone)
 
 
 class Trap:

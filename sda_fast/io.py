@@ -226,7 +226,8 @@ def read_record(name: str | os.PathLike[str]) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+        hint = "; from_reference_state reads others" if path.suffix in (".pt", ".pth") else ""
+        raise ValueError(f"{path} is not a safetensors file: {error}{hint}") from error
 
     if metadata.get("format") != FORMAT:
         raise ValueError(

@@ -211,7 +211,8 @@ class Poisson(Likelihood):
     def __init__(self, y: Tensor, A: Operator, floor: float = 1e-6):
         super().__init__(y, A)
         if bool((self.y < 0).any()):
-            raise ValueError("y must be counts, zero or positive")
+            least = float(self.y.nan_to_num().min())
+            raise ValueError(f"y must be counts, zero or positive, got {least:g}")
         self.floor = _positive("floor", floor)
 
     def log_density(self, y: Tensor, prediction: Tensor, variance: float) -> Tensor:

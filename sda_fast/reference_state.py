@@ -69,6 +69,11 @@ def from_reference_state(
     if config is None:
         raise ValueError("config must be given with a state that is not a file")
     if isinstance(config, str | os.PathLike):
+        if not Path(config).is_file():
+            raise FileNotFoundError(
+                f"no configuration {str(config)!r}: it is looked for beside the state unless "
+                "config= says what it is or where"
+            )
         config = json.loads(Path(config).read_text())
     if not isinstance(config, Mapping):
         raise ValueError(f"config must be a table of options, got {type(config).__name__}")

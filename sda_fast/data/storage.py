@@ -106,7 +106,10 @@ def read_header(path: Path, file: Any) -> dict[str, Any]:
     """Reads and checks a file's attributes and dimensions."""
     kind = file.attrs.get("format")
     if kind != FORMAT:
-        raise ValueError(f"{path} is not a data set: its format is {kind!r}, expected {FORMAT!r}")
+        raise ValueError(
+            f"{path} is not a data set: its format is {kind!r}, expected {FORMAT!r} (data of your "
+            "own become one by sda_fast.data.save_trajectories)"
+        )
     for name in ATTRIBUTES:
         if name not in file.attrs:
             raise ValueError(f"{path} has no attribute {name!r}")
