@@ -313,7 +313,7 @@ def test_comparing_evaluates_a_few_windows(law: str):
     if law != "prior":
         score.y = torch.zeros(63, 1)
     assert agrees(score, twin(score), torch.randn(2, 500, 3))
-    assert network.shapes == [(2, 7, 3)] * 3
+    assert network.shapes == [(2, 7, 3), (2, 5, 3), (2, 5, 3)]
 
 
 @pytest.mark.parametrize("law", ["gaussian", "dps"])
