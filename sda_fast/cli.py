@@ -89,14 +89,10 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     train.add_argument("--workers", type=int, default=0, help="processes that read a data set")
     train.add_argument("--no-figure", action="store_true", help="draw no samples at the end")
 
-    # Python 3.13 keeps docstrings without their indentation, -OO not at all
-    lines = inspect.cleandoc(Config.__doc__ or "")
-    texts = dict(re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", lines, re.MULTILINE))
-    kinds = get_type_hints(Config)
+    texts, kinds = _texts(Config), get_type_hints(Config)
     for name in (field.name for field in fields(Config)):
-        kind, default = kinds[name], getattr(Config, name, None)
-        text = re.sub(r":\w+:`~?([^`]+)`", r"\1", " ".join(texts.get(name, "").split()))
-        if default not in (None, "", ()):
+        kind, default, text = kinds[name], getattr(Config, name, None), texts.get(name, "")
+        if default not in (None, "", ()) and "default" not in text:
             text += f" (default: {default})"
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
         if kind is bool:
@@ -138,13 +134,26 @@ def _add_simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         system.add_argument("--out", default=f"{name}.h5", help="HDF5 file to write")
         for option, (number, text) in options.items():
             system.add_argument(_flag(option), type=int, default=number, help=text)
+        texts = _texts(entry.system)
         for option, default in entry.parameters.items():
+            told: dict[str, Any] = {"help": texts.get(option, "").replace("%", "%%") or None}
             if isinstance(default, bool):
-                system.add_argument(_flag(option), action="store_true", help="of the system")
+                system.add_argument(_flag(option), action="store_true", **told)
             else:
-                system.add_argument(
-                    _flag(option), type=type(default), default=default, help="of the system"
-                )
+                system.add_argument(_flag(option), type=type(default), default=default, **told)
+
+
+def _texts(kind: type) -> dict[str, str]:
+    """Returns what the docstrings of a class and its bases say of its arguments."""
+    texts: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        # Python 3.13 keeps docstrings without their indentation, -OO not at all
+        lines = inspect.cleandoc(each.__doc__ or "")
+        texts |= re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", lines, re.MULTILINE)
+    return {
+        name: re.sub(r":\w+:`~?([^`]+)`", r"\1", " ".join(text.split()))
+        for name, text in texts.items()
+    }
 
 
 def _flag(name: str) -> str:
