@@ -135,6 +135,7 @@ CHANGES: dict[str, Any] = {
         setattr(n, "kernel", copy.deepcopy(n.kernel).requires_grad_(False))
         or [p.mul_(0.5) for p in n.kernel.parameters()]
     ),
+    "data of its embedding": lambda s, n: n.kernel.embedding[-1].weight.data.mul_(50.0),
     "a hook": lambda s, n: n.kernel.register_forward_hook(faint),
     "its forward": lambda s, n: setattr(n, "forward", lambda x, t, c=None: 0.1 * x),
     "the estimator": lambda s, n: setattr(s, "eps", another()),
@@ -180,6 +181,29 @@ def test_what_a_callback_changes_is_followed(kind: str, change: str):
     torch.testing.assert_close(native, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     effect = (drawn("reference", changed=False) - expected).norm() / expected.norm()
     assert float(effect) > 0.01
+
+
+def test_a_setting_that_a_callback_changes():
+    def drawn(backend: str, eps: float) -> Tensor:
+        network = windows()
+        norms = [m for m in network.modules() if isinstance(m, own.LayerNorm)]
+
+        def callback(n: int, t: float, x: Tensor) -> None:
+            norms[-1].eps = eps
+
+        options: dict[str, Any] = {"steps": torch.linspace(0.9, 0, 7), "callback": callback}
+        return sample(VPSDE(network, EVENT), (2,), seed=1, backend=backend, **options)
+
+    native, expected = drawn("auto", 100.0), drawn("reference", 100.0)
+    torch.testing.assert_close(native, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert float((drawn("auto", 1e-5) - expected).norm() / expected.norm()) > 0.01
+
+
+def test_a_callback_that_changes_nothing():
+    sde = VPSDE(windows(), EVENT)
+    options: dict[str, Any] = {"steps": 5, "corrections": 1, "seed": 1}
+    expected = sample(sde, (2,), **options)
+    assert torch.equal(sample(sde, (2,), callback=lambda n, t, x: None, **options), expected)
 
 
 def every_third(x: Tensor) -> Tensor:

@@ -178,24 +178,25 @@ def test_guidance_in_parts(observed_each: bool, monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(guided(x, t), expected)
 
 
-def test_a_time_is_embedded_once(monkeypatch: pytest.MonkeyPatch):
+def test_times_are_embedded_at_once(monkeypatch: pytest.MonkeyPatch):
     process = VPSDE(make(), shape=(20, 3))
     guided = GaussianScore(torch.randn(5), lambda x: x[:, ::4, 0], 0.5, process)
     monkeypatch.setattr(networks, "KEPT_BYTES", 4 * 40 * networks.kept_numbers([32, 32, 15]))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 0)
 
-    times: list[float] = []
+    times: list[list[float]] = []
     embed = TimeEmbedding.forward
 
     def counted(self: TimeEmbedding, t: Tensor) -> Tensor:
-        times.append(float(t))
+        times.append(t.tolist())
         return embed(self, t)
 
     monkeypatch.setattr(TimeEmbedding, "forward", counted)
     sample(VPSDE(guided, shape=(20, 3)), (7,), steps=3, corrections=2, tau=0.1)
 
-    # for the four parts of the samples, and the corrections at a step's end
-    assert times == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    # for all steps, parts of the samples and corrections
+    (embedded,) = times
+    assert embedded[:4] == pytest.approx([1, 2 / 3, 1 / 3, 0])
 
 
 def test_the_bias_of_another_time_or_context():
@@ -318,6 +319,40 @@ def test_parameters_keep_their_gradients():
         assert is_fused(network, x, t)
     with torch.no_grad():
         assert is_fused(network, x, t)
+
+
+def test_the_bias_of_a_time_is_that_in_any_grid():
+    network, x, times = make(context=2), torch.randn(2, 12, 3), torch.rand(130)
+    c = torch.randn(2)
+
+    def biases(times: Tensor) -> list[Tensor]:
+        fused = FusedMLP(network, Packed())
+        fused.prepare(times, c)
+        return [fused._arguments(x, t, c, network.plan(12))[4] for t in times]
+
+    whole = biases(times)
+    for n in (1, 2, 31, 32, 33, 65):
+        assert all(map(torch.equal, biases(times[:n]), whole))
+        assert all(map(torch.equal, biases(times[-n:]), whole[-n:]))
+
+
+def test_a_sample_makes_a_network_ready_once(monkeypatch: pytest.MonkeyPatch):
+    """For its plan and all of its steps, with or without a callback to follow."""
+    calls: list[str] = []
+    for name in ("__init__", "_bias"):
+        method = getattr(FusedMLP, name)
+
+        def counted(*args: Any, name: str = name, method: Any = method) -> Any:
+            calls.append(name)
+            return method(*args)
+
+        monkeypatch.setattr(FusedMLP, name, counted)
+
+    sde = VPSDE(make(), shape=(20, 3))
+    for callback in (None, lambda n, t, x: None):
+        calls.clear()
+        sample(sde, (2,), steps=5, corrections=1, callback=callback)
+        assert calls == ["__init__", "_bias"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

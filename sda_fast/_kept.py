@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import chain
-from operator import is_not
 from typing import Any
 
 import torch
@@ -58,27 +57,30 @@ class Parts:
     """
 
     def __init__(self, *modules: nn.Module):
-        self.lists: list[tuple[dict[str, Any], list[Any]]] = []
-        self.places: list[tuple[Tensor, int | None]] = []
-        self.versions: list[tuple[Tensor, int]] = []
+        self._lists: list[dict[str, Any]] = []
+        self.tensors: list[Tensor] = []
+        self._counted: list[Tensor] = []
         for module in chain.from_iterable(map(nn.Module.modules, modules)):
             parameters = [p for p in module._parameters.values() if p is not None]
             buffers = [x for x in module._buffers.values() if x is not None]
-            self.places += [(x, _place(x)) for x in (*parameters, *buffers)]
-            self.versions += [(p, p._version) for p in parameters if not p.is_inference()]
-            for each in (module._modules, module._parameters, module._buffers):
-                if each:
-                    self.lists.append((each, list(each.values())))
+            self.tensors += parameters + buffers
+            self._counted += [p for p in parameters if not p.is_inference()]
+            self._lists += filter(None, (module._modules, module._parameters, module._buffers))
+
+        self._things = list(self._listed())  # held, as what takes the place of one may get its id
+        self._before = self._now()
 
     def unchanged(self) -> bool:
         """Says whether they are the same now, as far as torch counts changes, and lie where they
         did."""
-        for now, before in self.lists:
-            if len(now) != len(before) or any(map(is_not, now.values(), before)):
-                return False
-        return all([p._version == version for p, version in self.versions]) and all(
-            [_place(x) == place for x, place in self.places]
-        )
+        return self._now() == self._before
+
+    def _now(self) -> tuple[list[int], list[int], list[int | None]]:
+        versions = [p._version for p in self._counted]
+        return list(map(id, self._listed())), versions, list(map(_place, self.tensors))
+
+    def _listed(self) -> Iterator[Any]:
+        return chain.from_iterable(map(dict.values, self._lists))
 
 
 def _place(x: Tensor) -> int | None:

@@ -5,7 +5,7 @@ __all__ = ["MCScoreNet", "MCScoreWrapper", "ScoreNet", "ScoreUNet", "look_again"
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from typing import Any, TypeVar, cast
@@ -18,21 +18,17 @@ from ._autocast import widened
 from ._compile import constant
 from ._kept import Parts, anew, keeping
 from .composition import Centre, Composition, Junction, Plan
-from .fused import FusedMLP, Packed, UnfusableError
+from .fused import MIN_ROWS, FusedMLP, Packed, UnfusableError
 from .fused_unet import FusedUNet
 from .nn import ResMLP, TimeEmbedding, UNet, broadcast
-
-# Below this many rows a matrix product may sum in another order. What a network that is not fused
-# returns still depends on how windows are grouped, by rounding.
-MIN_ROWS = 32
 
 
 @dataclass(frozen=True)
 class _Evaluation:
     """How composed networks are evaluated for now."""
 
-    window_batch: int | None = None
-    fused: dict[nn.Module, tuple[Parts, FusedMLP | FusedUNet]] = field(default_factory=dict)
+    window_batch: int | None
+    fused: dict[nn.Module, tuple[Parts, FusedMLP | FusedUNet]]
 
 
 Fused = TypeVar("Fused", FusedMLP, FusedUNet)
@@ -43,13 +39,14 @@ _evaluation: ContextVar[_Evaluation | None] = ContextVar("evaluation", default=N
 @contextmanager
 def sampling(window_batch: int | None = None) -> Iterator[None]:
     """Makes composed networks look for changes of their parameters and structure only as far as
-    torch counts them, for a `with` block.
+    torch counts them, for a `with` block and such blocks within it.
 
     Arguments:
         window_batch: The number of windows, over all samples, that a network evaluates in one
             call, by default all.
     """
-    token = _evaluation.set(_Evaluation(window_batch))
+    outer = _evaluation.get()
+    token = _evaluation.set(_Evaluation(window_batch, {} if outer is None else outer.fused))
     try:
         yield
     finally:
@@ -388,6 +385,19 @@ class MCScoreNet(nn.Module):
                 return ops.compose(gradients, plan.start, plan.mask, plan.states)
 
         return noise, vjp
+
+    def prepare(self, x: Tensor, times: Tensor, c: Tensor | None = None) -> None:
+        """Computes at once what evaluations at many times need of the time alone, within
+        :func:`sampling` and on a CPU: elsewhere a captured evaluation reads its time from memory.
+
+        Arguments:
+            x: States that are going to be evaluated, with shape (B, L, C, *).
+            times: The times, with shape (N).
+            c: The context, with shape (context, *).
+        """
+        fused = self.fused(x, c=c) if x.is_cpu else None
+        if isinstance(fused, FusedMLP):
+            fused.prepare(times, c)
 
     def _check(self, x: Tensor, c: Tensor | None) -> None:
         """Checks trajectories and context."""

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from .. import ops, recognise
 from .._autocast import widened
 from .._calls import hooked
-from .._kept import Parts
+from .._kept import Parts, anew, version
 from ..guidance import Level, Pieces, context_for, in_pieces
 from ..schedule import coefficients
-from ..score import look_again
+from ..score import MCScoreNet, look_again
 from .graph import Graph, unserved
 from .plan import SamplingPlan
 
@@ -45,7 +45,7 @@ class Estimator:
 
     def _choose(self, twin: Any | None, x: Tensor) -> None:
         """Evaluates `sde.eps` from now on, or its twin if there is one that agrees."""
-        self.estimator, self.made_of = self.sde.eps, _MadeOf(self.sde.eps)
+        self.estimator = self.sde.eps
         self.context = context_for(self.sde.eps, self.c)
         if twin is not None and recognise.agrees(self.sde.eps, twin, x, *self.context):
             self.estimator = twin
@@ -57,15 +57,30 @@ class Estimator:
             self.context = context_for(self.estimator.sde.eps, self.c)
         self.at_once = self.estimator.at_once(x, *self.context) if self.levels else len(x)
         self.at_once = max(self.at_once, 1)  # of the samples
+        self._prepare(x)
+
+    def _prepare(self, x: Tensor) -> None:
+        """Has the network compute at once what it needs of the times alone."""
+        network = self.estimator.sde.eps if self.levels else self.estimator
+        if isinstance(network, MCScoreNet):
+            network.prepare(x, self.clock, *self.context)
+
+    def follow(self) -> None:
+        """Remembers what the estimator is made of, for :meth:`renew`."""
+        self.made_of = _MadeOf(self.sde.eps)
 
     def renew(self, x: Tensor) -> None:
-        """Follows what a callback, which was given states, may have changed: networks look at their
-        weights again, and what is of other parts than before is chosen anew."""
-        look_again()
-        if self.made_of.of(self.sde.eps) and self.made_of.unchanged():
-            return
-        self._release("it is changed while samples are drawn")
-        self._choose(recognise.twin(self.sde.eps) if self.recognised else None, x)
+        """Follows what a callback, which was given states, may have changed since :meth:`follow`:
+        networks look at their weights again, and what is of other parts than before is chosen
+        anew."""
+        if not (self.made_of.of(self.sde.eps) and self.made_of.unchanged()):
+            look_again()
+            self._release("it is changed while samples are drawn")
+            self._choose(recognise.twin(self.sde.eps) if self.recognised else None, x)
+            self.follow()
+        elif not self.made_of.same_contents():
+            look_again()
+            self._prepare(x)
 
     def __call__(self, x: Tensor, n: int) -> Tensor | Pieces:
         """Evaluates the estimate for states (B, *event) at time n of the grid, in pieces where it
@@ -139,6 +154,7 @@ class _MadeOf:
         self.modules = [module for each in within for module in each.modules()]
         self.things = [estimator, sde, *self.modules]
         self.before = self._told()
+        self.contents = self._contents()
 
     def of(self, estimator: Any) -> bool:
         """Says whether it is that of an estimator."""
@@ -149,6 +165,16 @@ class _MadeOf:
         now = self._told()
         same = len(now) == len(self.before) and not any(map(is_not, now, self.before))
         return same and self.parts.unchanged()
+
+    def same_contents(self) -> bool:
+        """Says whether the numbers in its parameters and buffers are known to be those that they
+        were when this was asked last."""
+        before, self.contents = self.contents, self._contents()
+        return before == self.contents
+
+    def _contents(self) -> list[object]:
+        with anew():
+            return [version(x) for x in self.parts.tensors]
 
     def _told(self) -> list[Any]:
         attributes = (getattr(thing, "__dict__", {}).items() for thing in self.things)

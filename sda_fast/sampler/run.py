@@ -119,24 +119,25 @@ def sample(
     if not is_integer(checkpoint_every, 1):
         raise ValueError(f"checkpoint_every must be an integer, at least 1, got {checkpoint_every}")
 
-    plan = make_plan(
-        sde,
-        shape,
-        c,
-        steps,
-        corrections,
-        tau,
-        x1=x1,
-        order=order,
-        window_batch=window_batch,
-        dtype=dtype,
-        backend=backend,
-        denoise=denoise,
-        clip=clip,
-    )
-
     outside = copy_context()  # what a callback is run in
     with ExitStack() as stack:
+        stack.enter_context(sampling())  # what is made ready for the plan serves the run
+        plan = make_plan(
+            sde,
+            shape,
+            c,
+            steps,
+            corrections,
+            tau,
+            x1=x1,
+            order=order,
+            window_batch=window_batch,
+            dtype=dtype,
+            backend=backend,
+            denoise=denoise,
+            clip=clip,
+        )
+
         # where A has no vector-Jacobian product of its own, autograd finds it
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
@@ -159,6 +160,8 @@ def sample(
 
         if x.numel() > 0:
             run = _Run(sde, plan, c, x, seed, history)
+            if callback is not None:
+                run.estimate.follow()
             for n in tqdm(
                 range(start + 1, plan.steps + 1),
                 disable=not progress or sys.stderr is None,  # where there is no console

@@ -2,6 +2,7 @@
 
 __all__ = ["Watch"]
 
+import math
 import warnings
 
 import torch
@@ -33,6 +34,8 @@ class Watch:
         self.seen: list[tuple[int, float, float]] = []
 
     def __call__(self, x: Tensor, step: int, t: float, sigma: float, last: bool) -> None:
+        if x.is_cpu and math.isfinite(x.sum(dtype=self.sum.dtype)):
+            return
         self.seen.append((step, t, sigma))
         # a sum is finite only if its terms are; one that overflows is no better
         torch.sum(x.reshape(len(x), -1), dim=1, dtype=self.sum.dtype, out=self.sum)
