@@ -1,8 +1,10 @@
 #include "../mlp_score.h"
 
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <tuple>
@@ -55,12 +57,18 @@ struct Network {
       args.chunk = std::min(most, args.count - args.first);
       args.out = results.data();
 
-      parallel(tiles().mlp_tiles(args), 1, [&](int64_t begin, int64_t end) {
+      // tiles are taken in turn, so that a thread that is held up leaves more of them to the others
+      const int64_t count = tiles().mlp_tiles(args);
+      const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+      std::atomic<int64_t> next = 0;
+      parallel(std::min(count, threads), 1, [&](int64_t, int64_t) {
         const auto bytes = static_cast<size_t>(tiles().mlp_scratch(args, vjp)) * sizeof(float);
         const std::unique_ptr<float, decltype(&std::free)> scratch(
             static_cast<float*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), &std::free);
         check(scratch != nullptr, "no memory for ", bytes, " bytes of scratch.");
-        tiles().mlp_run(args, vjp, scratch.get(), begin, end);
+        for (int64_t tile = next++; tile < count; tile = next++) {
+          tiles().mlp_run(args, vjp, scratch.get(), tile, tile + 1);
+        }
       });
 
       for_items(args.batch, args.chunk * columns, [&](int64_t begin, int64_t end) {
