@@ -34,8 +34,10 @@ class Watch:
         self.seen: list[tuple[int, float, float]] = []
 
     def __call__(self, x: Tensor, step: int, t: float, sigma: float, last: bool) -> None:
-        if x.is_cpu and math.isfinite(x.sum(dtype=self.sum.dtype)):
-            return
+        if x.is_cpu:
+            torch.sum(x, dim=(*range(x.ndim),), dtype=self.sum.dtype, out=self.least)
+            if math.isfinite(self.least):
+                return
         self.seen.append((step, t, sigma))
         # a sum is finite only if its terms are; one that overflows is no better
         torch.sum(x.reshape(len(x), -1), dim=1, dtype=self.sum.dtype, out=self.sum)
