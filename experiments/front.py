@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -256,41 +257,53 @@ def table(rows: Sequence[Record]) -> str:
 
 # what is drawn, and what an exact method would score
 DRAWN = {
-    "w1": ("W1 / floor", 1.0),
-    "energy": ("energy", 0.0),
-    "gap": ("log prior, less the filter's", 0.0),
-    "exact_coverage": ("coverage of the filter's", 0.9),
+    "w1": ("W1 / floor\n", 1.0),
+    "energy": ("energy\ndistance", 0.0),
+    "gap": ("log prior less the\nfilter's (nats)", 0.0),
+    "exact_coverage": ("coverage of the\nfilter's members", 0.9),
 }
+COSTS = {"evaluations": "evaluations of\nthe score", "seconds": "seconds of\none core"}
+STYLES = {"lo": (study.BLUE, "o", -0.16), "hi": (study.ORANGE, "s", 0.16)}
+
+
+def mark(row: Record, y: int, costs: Sequence[Any], panels: Sequence[Any]) -> None:
+    """Marks the costs and scores of a row at a height, each in a panel of its own."""
+    setting = row["setting"]
+    colour, shape, shift = STYLES[setting]
+    style = {"fmt": shape, "ms": 4, "lw": 1, "color": colour, "label": setting}
+    for panel, cost in zip(costs, COSTS, strict=True):
+        panel.errorbar(row[cost], y + shift, **style)
+    for panel, score in zip(panels, DRAWN, strict=True):
+        value, error = row[score]
+        panel.errorbar(value, y + shift, xerr=error or 0.0, **style)
+        if row["name"] == "published":
+            line = {"color": colour, "lw": 0.8, "ls": "--", "label": f"published, {setting}"}
+            panel.axvline(value, zorder=0, **line)
 
 
 def draw(rows: Sequence[Record], path: Path) -> None:
-    """Draws scores against evaluations and against seconds; a black line is at what an exact
-    method would score, a dashed one at the published recipe's."""
-    from matplotlib import colormaps
-
-    colours = colormaps["tab20"]
+    """Draws costs and scores, a line for each recipe; a black line is at what an exact method would
+    score, dashed ones at the published recipe's."""
     shown = [r for r in rows if "w1" in r and r["evaluations"]]
-    bases = list(dict.fromkeys(row["name"].removesuffix(OF_9) for row in shown))
-    lines = [(setting, cost) for setting in SETTINGS for cost in ("evaluations", "seconds")]
-    figure, axes = study.panels(len(lines), len(DRAWN), width=3, height=2.2, sharex="row")
-    for panels, (setting, cost) in zip(axes, lines, strict=True):
-        for panel, (score, (title, exact)) in zip(panels, DRAWN.items(), strict=True):
-            for row in (r for r in shown if r["setting"] == setting):
-                value, error = row[score]
-                colour = colours(bases.index(row["name"].removesuffix(OF_9)))
-                shape = "o" if row["name"] in (*PRESETS, "published") else "s"
-                shape = "v" if row["name"] in BY_SHORTER else shape
-                panel.errorbar(
-                    row[cost], value, error or 0.0, fmt=shape, ms=4, color=colour, label=row["name"]
-                )
-                if row["name"] == "published":
-                    panel.axhline(value, color=colour, lw=0.8, ls="--")
-            panel.axhline(exact, color="black", lw=0.8)
-            panel.set(xscale="log", xlabel=cost)
-            panel.set_title(title, fontsize="small")
-        panels[0].set_ylabel(setting)
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right upper", fontsize="x-small", frameon=False)
+    names = list(dict.fromkeys(row["name"] for row in shown))
+    figure, axes = study.panels(
+        1, len(COSTS) + len(DRAWN), width=1.5, height=1.1 + 0.24 * len(names), sharey=True
+    )
+    costs, panels = axes[0, : len(COSTS)], axes[0, len(COSTS) :]
+    for row in shown:
+        mark(row, names.index(row["name"]), costs, panels)
+
+    for panel, label in zip(costs, COSTS.values(), strict=True):
+        panel.set(xscale="log", xlabel=label)
+    for panel, (label, exact) in zip(panels, DRAWN.values(), strict=True):
+        panel.axvline(exact, color="black", lw=0.8, zorder=0, label="an exact method")
+        panel.set_xlabel(label)
+    for panel in axes[0]:
+        panel.grid(axis="y", color="#dddddd", lw=0.6)
+        panel.tick_params(axis="y", length=0)
+    costs[0].set_yticks(range(len(names)), names)
+    costs[0].set_ylim(len(names) - 0.4, -0.6)
+    study.legend(figure, costs[0], panels[0], loc="outside upper center", ncols=5)
     figure.savefig(path)
 
 

@@ -19,8 +19,12 @@ from sda_fast.io import atomic_write
 
 Record = dict[str, Any]
 
-BLUE, ORANGE, GREEN, RED, GREY = "#3b6ea8", "#d1622b", "#4f8a4c", "#b03a48", "#8a8a8a"
-COLOURS = (BLUE, ORANGE, GREEN, RED, "#7a5ba6", "#2b9c9c", GREY)
+# those of Okabe & Ito (2008), which the colour-blind tell apart, too
+BLUE, ORANGE, GREEN, PINK, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a8a8a"
+COLOURS = (BLUE, ORANGE, GREEN, PINK, "#e69f00", "#56b4e9", GREY)
+
+# figures of at most 9 inches are shown as large as they are, so that this is to be read
+LEGEND: dict[str, Any] = {"fontsize": "small", "frameon": False}
 
 # scores that are shares of one
 SHARES = ("coverage", "lost")
@@ -155,8 +159,17 @@ def panels(rows: int, columns: int, *, width: float = 3.2, height: float = 2.6, 
     for panel in axes.flat:
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize="small")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.label.set_size(9)
 
     return figure, axes
+
+
+def legend(figure: Any, *panels: Any, **options: Any) -> None:
+    """Writes a figure's legend, of what some of its panels show, each name once."""
+    shown = [panel.get_legend_handles_labels() for panel in panels]
+    named = {name: handle for pair in shown for handle, name in zip(*pair, strict=True)}
+    figure.legend(named.values(), named.keys(), **LEGEND | options)
 
 
 def write(out: Path, name: str, text: str, figure: Any = None) -> str:

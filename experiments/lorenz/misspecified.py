@@ -208,7 +208,7 @@ def draw_figure(records: Sequence[Record], rows: Sequence[Record]) -> Any:
     """Draws the scores against the error of rho, and the posterior of rho against the truth's."""
     metrics = ("rmse", "spread_skill", "energy")
     figure, axes = study.panels(1, len(metrics) + 1, width=3.6, height=2.8)
-    colours = dict.fromkeys((RIGHT, TOLD), study.BLUE) | dict.fromkeys((WRONG, OURS), study.RED)
+    colours = dict.fromkeys((RIGHT, TOLD), study.BLUE) | dict.fromkeys((WRONG, OURS), study.PINK)
     colours |= dict.fromkeys((EXACT, JOINT), study.GREEN)
 
     for panel, metric in zip(axes[0], metrics, strict=False):

@@ -221,7 +221,7 @@ def draw_figure(records: list[Record]) -> Any:
                     label = method if i == 0 else None
                     panel.bar(i + shift, value or 0.0, 0.38, color=colour, label=label)
                     if any("error" in record for record in group):
-                        panel.plot(i + shift, 1.3 * (value or 0.0), "x", color=study.RED)
+                        panel.plot(i + shift, 1.3 * (value or 0.0), "x", color=study.PINK)
             panel.set_yscale("symlog", linthresh=1)
             panel.set_xticks(range(len(assumptions)), assumptions, rotation=20, fontsize="x-small")
     for panel, label in zip(axes[:, 0], ("energy distance", "RMSE"), strict=True):
