@@ -146,6 +146,19 @@ def exponent(records: Sequence[Record], name: str) -> float | None:
 
 LABELS = {"k": "k", "C": "1 + C", "B": "B", "D": "D", "side": "cells of a field"}
 
+# what the figure has of each quantity, and of what was measured, in a unit of so many
+QUANTITIES = {
+    "k": "order of windows k",
+    "C": "evaluations\na step, 1 + C",
+    "B": "samples B",
+    "D": "numbers\nin a state D",
+    "side": "cells of a field",
+}
+MEASURED = {
+    "seconds": ("time of a step (ms)", 1000),
+    "megabytes": ("memory above\nthe start (MB)", 1),
+}
+
 
 def tables(records: Sequence[Record]) -> str:
     """Writes times, memories and exponents."""
@@ -167,16 +180,22 @@ def tables(records: Sequence[Record]) -> str:
 
 
 def draw_figure(records: Sequence[Record]) -> Any:
-    """Draws time and memory against each quantity, relative to its first value."""
-    figure, axes = study.panels(1, 2, width=4.2, height=3.2)
-    for panel, name in zip(axes[0], ("seconds", "megabytes"), strict=True):
-        groups = study.group(records, ("varied",))
-        for ((varied,), group), colour in zip(groups.items(), study.COLOURS, strict=False):
-            values = [value(r) for r in group]
-            y = [r[name] for r in group]
-            panel.plot(values, y, "o-", color=colour, ms=4, label=LABELS[varied])
-        panel.set(xscale="log", yscale="log", ylabel=name)
-    axes[0, 0].legend(fontsize="x-small", frameon=False)
+    """Draws time and memory against each quantity in a column of its own, with the exponents."""
+    groups = study.group(records, ("varied",))
+    figure, axes = study.panels(
+        2, len(groups), width=9 / len(groups), height=2.1, sharex="col", sharey="row"
+    )
+    for column, ((varied,), group) in zip(axes.T, groups.items(), strict=True):
+        x = [value(r) for r in group]
+        for panel, (name, (_, scale)) in zip(column, MEASURED.items(), strict=True):
+            panel.loglog(x, [scale * r[name] for r in group], "o-", color=study.BLUE, ms=4)
+            panel.margins(y=0.25)
+            panel.set_title(f"exponent {number(exponent(group, name))}", fontsize="small")
+        column[-1].set_xlabel(QUANTITIES[varied])
+        study.plain_ticks(column[-1].xaxis, x)
+    for panel, (label, _) in zip(axes[:, 0], MEASURED.values(), strict=True):
+        panel.set_ylabel(label)
+        study.plain_ticks(panel.yaxis)
 
     return figure
 

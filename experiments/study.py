@@ -172,6 +172,15 @@ def legend(figure: Any, *panels: Any, **options: Any) -> None:
     figure.legend(named.values(), named.keys(), **LEGEND | options)
 
 
+def plain_ticks(axis: Any, values: Sequence[float] | None = None) -> None:
+    """Writes plain numbers at values of a logarithmic axis, or at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+
+    axis.set_major_locator(FixedLocator(values) if values else LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+
+
 def write(out: Path, name: str, text: str, figure: Any = None) -> str:
     """Writes a study's tables, NAME.md, and its figure, NAME.png, and returns the tables."""
     atomic_write(out / f"{name}.md", f"{text}\n".encode())
