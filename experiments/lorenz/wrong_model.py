@@ -190,43 +190,56 @@ def evaluate(cell: Cell, device: str = "cpu") -> Record:
     return cases.measure(x, case)
 
 
-def tables(records: list[Record]) -> str:
-    """Writes the means over truths."""
+def average(records: list[Record]) -> list[Record]:
+    """Returns the means over truths."""
 
     def floor(record: Record) -> bool:
         return record["method"] == FILTER and record["assumed"] == "right"
 
     records = cases.above_floor(records, ("noise", "truth"), floor)
-    lines = [
-        (r["noise"], r["assumed"], study.method(r), *study.scores(r, METRICS))
-        for r in study.average(records, ("noise", "assumed", "method"), METRICS)
-    ]
+    return study.average(records, ("noise", "assumed", "method"), METRICS)
+
+
+def tables(rows: list[Record]) -> str:
+    """Writes the means over truths."""
+    lines = [(r["noise"], r["assumed"], study.method(r), *study.scores(r, METRICS)) for r in rows]
     return study.table(["noise", "assumed", "", *METRICS.values()], lines)
 
 
-def draw_figure(records: list[Record]) -> Any:
-    """Draws the energy distance and the RMSE by noise and assumption, with a cross where the mean
-    is without truths that diverged."""
-    figure, axes = study.panels(2, len(NOISES), width=3.6, height=2.6, sharey="row")
-    for column, (noise, (_, assumptions)) in zip(axes.T, NOISES.items(), strict=True):
-        column[0].set_title(f"{noise} noise", fontsize="medium")
-        for panel, metric in zip(column, ("energy", "rmse"), strict=True):
-            for shift, method in ((-0.2, FILTER), (0.2, OURS)):
-                colour = study.GREY if method == FILTER else study.BLUE
-                for i, assumed in enumerate(assumptions):
-                    key = (noise, assumed, method)
-                    names = ("noise", "assumed", "method")
-                    group = study.group(records, names)[key]
-                    value = study.mean(group, metric)
-                    label = method if i == 0 else None
-                    panel.bar(i + shift, value or 0.0, 0.38, color=colour, label=label)
-                    if any("error" in record for record in group):
-                        panel.plot(i + shift, 1.3 * (value or 0.0), "x", color=study.PINK)
-            panel.set_yscale("symlog", linthresh=1)
-            panel.set_xticks(range(len(assumptions)), assumptions, rotation=20, fontsize="x-small")
-    for panel, label in zip(axes[:, 0], ("energy distance", "RMSE"), strict=True):
-        panel.set_ylabel(label)
-    axes[0, 0].legend(fontsize="x-small", frameon=False)
+# what is drawn, by the label of its axis
+DRAWN = {
+    "energy": "energy distance to the exact posterior",
+    "rmse": "RMSE of the mean",
+}
+STYLES = {FILTER: (study.GREY, "s", -0.14), OURS: (study.BLUE, "o", 0.14)}
+
+
+def draw_figure(rows: list[Record]) -> Any:
+    """Draws the energy distance and the RMSE, a line for each noise and assumption, with hollow
+    marks where the mean is without truths that diverged."""
+    names = list(dict.fromkeys((row["noise"], row["assumed"]) for row in rows))
+    figure, axes = study.panels(1, len(DRAWN), width=4.5, height=3.2, sharey=True)
+    for panel, (metric, label) in zip(axes[0], DRAWN.items(), strict=True):
+        for row in rows:
+            colour, shape, shift = STYLES[row["method"]]
+            y = names.index((row["noise"], row["assumed"])) + shift
+            style = {"color": colour, "label": row["method"]}
+            if row["diverged"]:
+                style |= {"mfc": "white", "label": f"{row['method']}, without what diverged"}
+            panel.plot(row[metric], y, shape, ms=6, **style)
+        panel.set_xlabel(label)
+        panel.grid(axis="y", color="#dddddd", lw=0.6)
+        panel.tick_params(axis="y", length=0)
+
+    distance, error = axes[0]
+    distance.set_xscale("symlog", linthresh=1)
+    distance.xaxis.set_major_formatter("{x:g}")
+    error.set_xscale("log")
+    study.plain_ticks(error.xaxis)
+    distance.set_yticks(range(len(names)), [f"{noise}: {assumed}" for noise, assumed in names])
+    distance.set_ylim(len(names) - 0.5, -0.5)
+    distance.set_ylabel("noise: what is assumed of it")
+    study.legend(figure, *axes[0], loc="outside upper center", ncols=3)
 
     return figure
 
@@ -236,7 +249,8 @@ def run(out: Path, profile: Profile, device: str = "cpu") -> str:
     records = study.evaluate_all(
         out / "wrong_model.jsonl", list(cells(profile)), partial(evaluate, device=device)
     )
-    return study.write(out, "wrong_model", tables(records), draw_figure(records))
+    rows = average(records)
+    return study.write(out, "wrong_model", tables(rows), draw_figure(rows))
 
 
 if __name__ == "__main__":
