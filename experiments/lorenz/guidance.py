@@ -173,40 +173,55 @@ def tables(rows: Sequence[Record]) -> str:
     return study.table([*head, "lost, at most"], lines)
 
 
+# colours, shapes and sizes: that of MMPS, a point, is to be seen behind a curve
+STYLES = {
+    GAMMA: (study.BLUE, "o", 5),
+    SPECTRAL: (study.GREEN, "^", 5),
+    MMPS: (study.PINK, "D", 7),
+    DPS: (study.ORANGE, "s", 4),
+}
+DIVERGED = 1000.0  # about this height is marked what diverged
+
+
+def draw_curve(panel: Any, points: Sequence[Record], method: str, C: int) -> None:
+    """Draws the energy distance over a method's strengths, without corrections by hollow marks."""
+    colour, shape, size = STYLES[method]
+    style = {"color": colour, "ms": size, "mfc": colour if C else "white"}
+    good = [r for r in points if r["energy"] is not None]
+    lost = [r["strength"] for r in points if r["energy"] is None]
+    panel.plot(lost, [DIVERGED * (1.6 if C else 0.6)] * len(lost), shape, **style)
+    x, y = ([r[name] for r in good] for name in ("strength", "energy"))
+    panel.plot(x, y, f"{shape}{'-' if C else ':'}", label=f"{method}, C = {C}", **style)
+
+
 def draw_figure(rows: Sequence[Record]) -> Any:
     """Draws the energy distance against the strength, for each level of noise, without a bound
     of what is denoised and with it."""
     stds = list(dict.fromkeys(row["std"] for row in rows))
     clips = list(dict.fromkeys(row["clip"] for row in rows if row["method"] != FILTER))
-    methods = (GAMMA, SPECTRAL, MMPS, DPS)
-    figure, axes = study.panels(len(clips), len(stds), width=3.6, sharex=True, sharey=True)
+    figure, axes = study.panels(
+        len(clips), len(stds), width=9 / len(stds), height=2.5, sharex=True, sharey=True
+    )
 
     for column, std in zip(axes.T, stds, strict=True):
         here = [row for row in rows if row["std"] == std]
         floor = next(row["energy"] for row in here if row["method"] == FILTER)
         for panel, clip in zip(column, clips, strict=True):
-            panel.axhline(max(floor, 0.05), color="black", lw=1, label="floor, at least 0.05")
+            panel.axhline(floor, color="black", lw=1, label=f"{FILTER}, second run")
             mine = [row for row in here if row["clip"] == clip and row["method"] != FILTER]
             for (method, C), points in study.group(mine, ("method", "C")).items():
-                colour = study.COLOURS[methods.index(method)]
-                good = [row for row in points if row["energy"] is not None]
-                panel.plot(
-                    [row["strength"] for row in good],
-                    [max(row["energy"], 0.05) for row in good],
-                    "o-" if C else "s:",
-                    color=colour,
-                    ms=4,
-                    label=method if C else f"{method}, C = 0",
-                )
-                for row in points:
-                    if row["energy"] is None:
-                        panel.plot(row["strength"], 200, "x", color=colour)
-            panel.set(xscale="log", yscale="log")
-            panel.set_title(f"std {std:g}, {'no clip' if clip is None else f'clip = {clip:g}'}")
-        column[-1].set_xlabel("strength")
+                draw_curve(panel, points, method, C)
+            bound = "no clip" if clip is None else f"clip = {clip:g}"
+            panel.set_title(f"noise std {std:g}, {bound}", fontsize="medium")
+        column[-1].set_xlabel("strength (gamma, floor, iterations, zeta)")
+    first = axes[0, 0]
+    first.set_xscale("log")
+    first.set_yscale("symlog", linthresh=1)
+    first.set_ylim(-0.6, 3 * DIVERGED)
+    first.set_yticks([0, 1, 10, 100, DIVERGED], ["0", "1", "10", "100", "diverged"])
     for panel in axes[:, 0]:
-        panel.set_ylabel("energy distance (× diverged)")
-    axes[0, 0].legend(fontsize="x-small", frameon=False)
+        panel.set_ylabel("energy distance to the\nfilter's posterior")
+    study.legend(figure, first, loc="outside lower center", ncols=4)
 
     return figure
 
