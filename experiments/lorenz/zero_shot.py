@@ -126,7 +126,16 @@ def evaluate(cell: Cell, device: str = "cpu") -> Record:
     if cell.truth == 0:
         band = cases.kept(x)[:, :, 0].quantile(torch.tensor([0.05, 0.5, 0.95]), dim=0)
         record |= {"band": rounded(band), "truth_a": rounded(case.truth[:, 0])}
+        record["observed_a"] = rounded(readings_of_a(instrument, case))
     return record
+
+
+def readings_of_a(instrument: Instrument, case: cases.Case) -> Tensor:
+    """Returns the readings of a itself in physical units, none of an instrument that has none."""
+    if instrument.of not in (cases.first, all_three):
+        return torch.empty(0)
+    y = instrument.readings(case.observation)[:, :1]
+    return cases.chain.postprocess(y.expand(-1, 3))[:, 0]
 
 
 def rounded(x: Tensor) -> Any:
@@ -142,26 +151,42 @@ def tables(records: Sequence[Record]) -> str:
     return study.table(["observed", "", *METRICS.values()], lines)
 
 
+def draw_panel(panel: Any, name: str, records: Sequence[Record]) -> None:
+    """Draws what was observed by an instrument, when, the truth, and bands of a."""
+    panel.set_title(name, fontsize="medium")
+    panel.margins(y=0.15)  # below is marked when
+    for record in records:
+        colour = {FILTER: study.GREY, JUNCTION: study.BLUE}[record["method"]]
+        low, middle, high = record["band"]
+        label = f"{record['method']}: median, 90 %"
+        panel.fill_between(range(len(low)), low, high, color=colour, alpha=0.3, lw=0, label=label)
+        panel.plot(middle, color=colour, lw=1.2)
+
+    for record in records[:1]:
+        panel.plot(record["truth_a"], color="black", lw=1.2, label="truth")
+        states = range(0, len(record["truth_a"]), INSTRUMENTS[name].every)
+        style = {"color": study.ORANGE, "ls": "none"}
+        below = {"transform": panel.get_xaxis_transform(), "label": "observed states"}
+        panel.plot(states, [0.04] * len(states), marker="|", ms=6, **style, **below)
+        if record["observed_a"]:
+            panel.plot(
+                states, record["observed_a"], marker=".", ms=4, label="readings of a", **style
+            )
+
+
 def draw_figure(records: Sequence[Record]) -> Any:
     """Draws the bands of a, the filter's and ours, for each instrument."""
-    shown = [r for r in records if r["truth"] == 0 and "error" not in r]
-    figure, axes = study.panels(3, -(-len(INSTRUMENTS) // 3), height=2.2, sharex=True, sharey=True)
+    shown = [r for r in records if r["truth"] == 0 and "error" not in r and r["method"] != SMOOTHER]
+    columns = -(-len(INSTRUMENTS) // 3)
+    figure, axes = study.panels(3, columns, width=3, height=2.1, sharex=True, sharey=True)
 
     for panel, name in zip(axes.flat, INSTRUMENTS, strict=True):
-        panel.set_title(name, fontsize="small")
-        for method, colour in ((FILTER, study.GREY), (JUNCTION, study.BLUE)):
-            for record in shown:
-                if record["instrument"] == name and record["method"] == method:
-                    low, middle, high = record["band"]
-                    states = range(len(low))
-                    panel.fill_between(states, low, high, color=colour, alpha=0.3, lw=0)
-                    panel.plot(states, middle, color=colour, lw=1, label=method)
-                    panel.plot(states, record["truth_a"], color="black", lw=1)
+        draw_panel(panel, name, [r for r in shown if r["instrument"] == name])
     for panel in axes[:, 0]:
         panel.set_ylabel("a")
     for panel in axes[-1]:
         panel.set_xlabel("state")
-    axes[0, 0].legend(fontsize="x-small", frameon=False)
+    study.legend(figure, *axes.flat, loc="outside lower center", ncols=5)
 
     return figure
 
