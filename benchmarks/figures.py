@@ -3,74 +3,90 @@
 __all__ = ["COLOURS", "draw_bars", "draw_scaling"]
 
 import re
+from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
+
+from experiments.study import plain_ticks
 
 from .results import floor
 from .text import seconds
 
 COLOURS = {"eager": "#9aa5b1", "compiled": "#d1a03b", "native": "#3b6ea8"}
-OTHER = ("#7fb069", "#d1622b", "#8a5fa8", "#4aa8a0", "#b86a92")
+# those of the codes that several figures have, and of the others
+OTHER = {"native bfloat16": "#56b4e9", "azula": "#d55e00", "sda": "#8a5fa8"}
+REST = ("#009e73", "#cc79a7", "#f0e442")
+SHAPES = "os^vDP*"
 
 Groups = dict[str, dict[str, dict[str, Any]]]
 
 
 def palette(groups: Groups) -> dict[str, str]:
     """Returns a colour for each code, the three of all suites first."""
-    names = dict.fromkeys([*COLOURS, *(code for codes in groups.values() for code in codes)])
-    others = (name for name in names if name not in COLOURS)
-    colours = COLOURS | dict(zip(others, 3 * OTHER, strict=False))
-    used = {code for codes in groups.values() for code in codes}
-    return {name: colour for name, colour in colours.items() if name in used}
+    used = dict.fromkeys(code for codes in groups.values() for code in codes)
+    known = COLOURS | OTHER
+    rest = zip((code for code in used if code not in known), 3 * REST, strict=False)
+    return {code: colour for code, colour in (known | dict(rest)).items() if code in used}
+
+
+def shared_end(names: Iterable[str]) -> str:
+    """Returns the words that all names end with."""
+    backwards = [name.split()[::-1] for name in names]
+    same = takewhile(lambda words: len(set(words)) == 1, zip(*backwards, strict=False))
+    return " ".join([words[0] for words in same][::-1])
+
+
+def draw_bar(panel: Any, y: float, case: dict[str, Any], scale: float, least: float | None) -> None:
+    """Writes a bar's time behind it, and draws its quartiles and the floor."""
+    value, q1, q3 = (case[key] / scale for key in ("median", "q1", "q3"))
+    spread = [[value - q1], [q3 - value]]
+    panel.errorbar(value, y, xerr=spread, fmt="none", ecolor="#333333", elinewidth=0.8)
+    end = q3
+    if least is not None:
+        panel.vlines(least / scale, y - 0.42, y + 0.42, color="black", lw=1.2, label="floor")
+        end = max(q3, least / scale)
+    panel.annotate(
+        seconds(case["median"]), (end, y), (4, 0),
+        textcoords="offset points", va="center", fontsize=8,
+    )  # fmt: skip
 
 
 def draw_bars(groups: Groups, floors: dict[str, Any], path: Path) -> None:
     """Draws the bars of groups, relative to the slowest of each, with the quartiles and, as a line,
-    the floor."""
+    the floor. What the names of all groups end with stands above."""
     from matplotlib.figure import Figure
 
-    colours = palette(groups)
+    colours, end = palette(groups), shared_end(groups)
     bars = sum(map(len, groups.values()))
-    size = (8, 0.9 + 0.2 * bars + 0.15 * len(groups))
+    size = (8, 1.1 + 0.2 * bars + 0.14 * len(groups))
     figure = Figure(figsize=size, dpi=110, layout="constrained")
     panel = figure.subplots()
     y, ticks = 0.0, []
     for group, codes in groups.items():
         slowest = max(case["median"] for case in codes.values())
         first = y
-        for name in colours:
-            if name not in codes:
-                continue
+        for name in [name for name in colours if name in codes]:
             case = codes[name]
-            value, q1, q3 = (case[key] / slowest for key in ("median", "q1", "q3"))
-            panel.barh(y, value, height=0.85, color=colours[name])
-            spread = [[value - q1], [q3 - value]]
-            panel.errorbar(value, y, xerr=spread, fmt="none", ecolor="#333333", elinewidth=0.8)
-            panel.annotate(
-                seconds(case["median"]), (q3, y), (6, 0),
-                textcoords="offset points", va="center", fontsize=7,
-            )  # fmt: skip
-            least = floor(case, floors)
-            if least is not None:
-                panel.vlines(least / slowest, y - 0.42, y + 0.42, color="black", lw=1.2)
+            share = case["median"] / slowest
+            panel.barh(y, share, height=0.85, color=colours[name], label=name)
+            draw_bar(panel, y, case, slowest, floor(case, floors))
             y += 1
-        ticks.append(((first + y - 1) / 2, group))
+        ticks.append(((first + y - 1) / 2, group.removesuffix(end).rstrip(" ,")))
         y += 0.7
 
-    panel.set_yticks([t for t, _ in ticks], [name for _, name in ticks], fontsize=8)
-    panel.invert_yaxis()
-    panel.margins(x=0.12)
-    panel.set_xlim(left=0)
-    panel.set_xlabel(
-        "time, relative to the slowest of a group; a black line is the floor", fontsize=8
-    )
-    panel.tick_params(axis="x", labelsize=8)
+    panel.set_yticks([t for t, _ in ticks], [name for _, name in ticks])
+    panel.set_ylim(y - 0.9, -0.8)
+    panel.set_xlim(0, 1.1 * panel.get_xlim()[1])  # times stand behind the bars
+    panel.set_xlabel("time, relative to the slowest of a group", fontsize=9)
+    panel.tick_params(labelsize=8)
+    panel.tick_params(axis="y", length=0)
     panel.spines[["top", "right"]].set_visible(False)
-    for name, colour in colours.items():
-        panel.barh(0, 0, color=colour, label=name)
-    panel.legend(
-        ncols=min(len(colours), 3), frameon=False, fontsize=8, loc="lower left",
-        bbox_to_anchor=(0, 1), borderaxespad=0.2,
+    handles = dict(zip(*panel.get_legend_handles_labels()[::-1], strict=True))
+    names = [name for name in (*colours, "floor") if name in handles]
+    figure.legend(
+        [handles[name] for name in names], names, title=end, title_fontsize=9, fontsize=8,
+        ncols=4, frameon=False, loc="outside upper center",
     )  # fmt: skip
     figure.savefig(path, metadata={"Software": None})
 
@@ -94,17 +110,21 @@ def draw_scaling(groups: Groups, path: Path) -> bool:
         return False
 
     figure = Figure(figsize=(8, 3.2), dpi=110, layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for panel, (law, by_code) in zip(panels, curves.items(), strict=True):
-        for name, colour in palette(shown).items():
+        for (name, colour), shape in zip(palette(shown).items(), SHAPES, strict=False):
             times = sorted(by_code.get(name, {}).items())
             if times:
                 x, y = zip(*times, strict=True)
-                panel.loglog(x, [1e3 * t for t in y], "o-", color=colour, ms=4, label=name)
-        panel.set_title(law, fontsize=9)
-        panel.set_xlabel("samples drawn at once", fontsize=8)
+                panel.loglog(x, [1e3 * t for t in y], f"{shape}-", color=colour, ms=5, label=name)
+                plain_ticks(panel.xaxis, x)
+        panel.set_title(law, fontsize=10)
+        panel.set_xlabel("samples drawn at once", fontsize=9)
+        panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("ms a sample, 16 score evaluations", fontsize=8)
-    panels[0].legend(frameon=False, fontsize=7)
+    plain_ticks(panels[0].yaxis)
+    panels[0].set_ylabel("time of a sample (ms)", fontsize=9)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=8, ncols=4, frameon=False, loc="outside lower center")
     figure.savefig(path, metadata={"Software": None})
     return True

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from experiments.study import plain_ticks
 from sda_fast import VPSDE, GaussianScore, load_prior, sample
 from sda_fast.observation import Subsample
 
@@ -136,7 +137,7 @@ def draw(result: Result, path: Path) -> None:
     """Draws memory and time against the length."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3.2), dpi=130, layout="constrained")
+    figure = Figure(figsize=(8, 3), dpi=110, layout="constrained")
     panels = dict(zip(("resident", "seconds"), figure.subplots(1, 2), strict=True))
     for code, colour in COLOURS.items():
         rows = of_code(result, code)
@@ -146,12 +147,14 @@ def draw(result: Result, path: Path) -> None:
             values = [row[name] / scale for row in rows]
             lengths = [row["length"] for row in rows]
             panels[name].loglog(lengths, values, "o-", color=colour, ms=4, label=code)
-    panels["resident"].set_ylabel("peak resident memory, MB")
-    panels["seconds"].set_ylabel("seconds a guided step")
+    panels["resident"].set_ylabel("peak resident memory (MB)", fontsize=9)
+    panels["seconds"].set_ylabel("time of a guided step (s)", fontsize=9)
+    plain_ticks(panels["resident"].yaxis)
     for panel in panels.values():
-        panel.set_xlabel("states")
+        panel.set_xlabel("states of a trajectory", fontsize=9)
+        panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, fontsize="small")
+    panels["seconds"].legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Software": None})
 
 

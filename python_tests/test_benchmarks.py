@@ -12,6 +12,7 @@ import torch
 from benchmarks import (
     compare,
     end_to_end,
+    figures,
     memory,
     report,
     results,
@@ -161,6 +162,14 @@ def test_page_and_figures(tmp_path, monkeypatch):
     assert "B = 1: 9 kernels, 0.0 copies, 30 us busy, 4 us waiting" in text
     for name in ("networks", "lorenz63", "batches", "length"):
         assert (tmp_path / f"performance-{name}.png").stat().st_size > 5000
+
+
+def test_shared_end():
+    """Names lose no part of a word, and one alone is all of it."""
+    names = ["MLP, B = 1 (2 threads)", "U-Net, B = 11 (2 threads)"]
+    assert figures.shared_end(names) == "(2 threads)"
+    assert figures.shared_end(names[:1]) == names[0]
+    assert figures.shared_end(["a", "b"]) == ""
 
 
 def test_exponents():
