@@ -290,39 +290,58 @@ def table_of_lengths(summaries: Sequence[Record]) -> str:
     return study.table(head, lines)
 
 
+def draw_paths(column: Sequence[Any], s: Record) -> None:
+    """Draws trajectories of a, the filter's above ours, under the truth's."""
+    paths = ((s["filter"], study.GREY), (s["ours"], study.BLUE))
+    for panel, (lines, colour) in zip(column, paths, strict=True):
+        panel.plot(torch.tensor(lines).T, color=colour, lw=0.6, alpha=0.6)
+        panel.plot(s["truth_a"], color="black", lw=1.5, label="truth")
+
+
+def draw_weights(bars: Any, lobes: Any, s: Record, most: int) -> None:
+    """Draws what the first modes weigh, by the filter and then by ours, over the lobes that each is
+    a sequence of."""
+    n, p, q = s["members"], s["p"], s["q"]
+    first = sorted(range(len(p)), key=lambda i: (p[i], q[i]), reverse=True)[:most]
+    style: dict[str, Any] = {"width": 0.4, "error_kw": {"lw": 0.8}}
+    for x, i in enumerate(first):
+        bars.bar(x - 0.2, p[i], yerr=s["errors"][i], color=study.GREY, label=FILTER, **style)
+        error = binomial(q[i], n)
+        bars.bar(x + 0.2, q[i], yerr=error, color=study.BLUE, label=s["sampler"], **style)
+        for state, sign in enumerate(s["modes"][i]):
+            colour = study.ORANGE if sign == "+" else "#cccccc"
+            label = "a > 0" if sign == "+" else "a < 0"
+            lobes.plot(x, LOBES * state, "s", color=colour, ms=3.5, label=label)
+
+
 def draw_figure(summaries: Sequence[Record], most: int = 14) -> Any:
-    """Draws trajectories of a, the filter's and ours, and the weights of the modes, by the sampler
-    whose weights are nearest to the filter's."""
+    """Draws trajectories of a, the filter's and ours, the weights of the modes and their lobes, by
+    the sampler whose weights are nearest to the filter's."""
     good = [s for s in summaries if "error" not in s]
     if not good:
         return None
     samplers = study.group(good, ("sampler",))
     (shown,) = min(samplers, key=lambda name: study.mean(samplers[name], "tv") or 0.0)
     chosen = [s for s in good if s["sampler"] == shown]
-    figure, axes = study.panels(3, len(chosen), width=4.0, height=2.3)
+    figure, axes = study.panels(
+        4, len(chosen), width=9 / len(chosen), height=1.6, sharey="row",
+        height_ratios=(1, 1, 0.8, 0.8),
+    )  # fmt: skip
 
     for column, s in zip(axes.T, chosen, strict=True):
         column[0].set_title(f"{s['setting']}, truth {s['truth']}", fontsize="medium")
-        for panel, lines, colour in (
-            (column[0], s["filter"], study.GREY),
-            (column[1], s["ours"], study.BLUE),
-        ):
-            panel.plot(torch.tensor(lines).T, color=colour, lw=0.6, alpha=0.6)
-            panel.plot(s["truth_a"], color="black", lw=1.5)
+        draw_paths(column[:2], s)
+        draw_weights(column[2], column[3], s, most)
+        column[0].tick_params(labelbottom=False)
         column[1].set_xlabel("state")
-
-        n, count = s["members"], min(most, len(s["p"]))
-        p, q, error = (s[name][:count] for name in ("p", "q", "errors"))
-        at = torch.arange(count)
-        column[2].bar(at - 0.2, p, 0.38, yerr=error, color=study.GREY, label=FILTER)
-        errors = [binomial(x, n) for x in q]
-        column[2].bar(at + 0.2, q, 0.38, yerr=errors, color=study.BLUE, label="ours")
-        column[2].set_xticks(at, s["modes"][:count], rotation=60, fontsize=5)
-    for panel, label in zip(
-        axes[:, 0], ("a, particle filter", f"a, ours, {shown}", "weight"), strict=True
-    ):
-        panel.set_ylabel(label)
-    axes[2, 0].legend(fontsize="x-small", frameon=False)
+        column[2].sharex(column[3])
+        column[3].set_xticks([])
+        column[3].set_xlabel("modes")
+    names = ("a, filter", "a, ours", "weight of\na mode", "state")
+    for panel, name in zip(axes[:, 0], names, strict=True):
+        panel.set_ylabel(name)
+    axes[3, 0].set_yticks([0, 32, 64])
+    study.legend(figure, *axes[:, 0], loc="outside lower center", ncols=5)
 
     return figure
 
