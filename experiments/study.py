@@ -165,6 +165,13 @@ def panels(rows: int, columns: int, *, width: float = 3.2, height: float = 2.6, 
     return figure, axes
 
 
+def shades(count: int) -> list[Any]:
+    """Returns colours from dark to light, for values in order."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](0.9 * i / max(count - 1, 1)) for i in range(count)]
+
+
 def legend(figure: Any, *panels: Any, **options: Any) -> None:
     """Writes a figure's legend, of what some of its panels show, each name once."""
     shown = [panel.get_legend_handles_labels() for panel in panels]

@@ -32,6 +32,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from .. import study
 from ..study import Record
@@ -159,37 +160,55 @@ def table(rows: Sequence[Record]) -> str:
     return study.table(["", "", "C", "tau", "score evaluations", *METRICS.values()], lines)
 
 
-def draw_figure(rows: Sequence[Record]):
-    """Draws W1, log prior and log likelihood over C, with the particle filter's as lines."""
-    metrics = {"w1": "log", "log_prior": "symlog", "log_likelihood": "symlog"}
-    figure, axes = study.panels(len(metrics), len(SETTINGS), width=4.2, sharex=True)
-    lines = [method for method in (*PRIORS, GLOBAL) if any(r["method"] == method for r in rows)]
+# scales and labels of what is drawn
+DRAWN = {
+    "w1": ("log", "W1 (physical units)"),
+    "log_prior": ("symlog", "log prior (nats)"),
+    "log_likelihood": ("symlog", "log likelihood (nats)"),
+}
 
-    for column, setting in zip(axes.T, SETTINGS, strict=True):
-        column[0].set_title(setting, fontsize="medium")
-        for panel, (metric, scale) in zip(column, metrics.items(), strict=True):
+
+def draw_panel(panel: Any, rows: Sequence[Record], metric: str, styles: dict[str, Any]) -> None:
+    """Draws a score over C, with those of other methods as lines."""
+    for row in rows:
+        if not row["steps"]:
+            dash = "-" if row["method"] == FILTER else "--"
+            panel.axhline(row[metric], color="black", ls=dash, lw=1, label=row["method"])
+    for method, style in styles.items():
+        mine = [row for row in rows if row["method"] == method]
+        corrections, scores = ([row[name] for row in mine] for name in ("C", metric))
+        panel.plot(corrections, scores, ms=4, label=method, **style)
+
+
+def draw_figure(rows: Sequence[Record]) -> Any:
+    """Draws W1, log prior and log likelihood over C, with the particle filter's as lines."""
+    figure, axes = study.panels(3, len(SETTINGS), width=4.5, height=2.2, sharex=True, sharey="row")
+    methods = [method for method in (*PRIORS, GLOBAL) if any(r["method"] == method for r in rows)]
+    centred = [method for method in methods if method not in (JUNCTION, GLOBAL)]
+    colours = dict(zip(centred, study.shades(len(centred)), strict=True))
+    styles = {method: {"color": colour, "marker": "o"} for method, colour in colours.items()}
+    styles |= {JUNCTION: {"color": study.ORANGE, "marker": "s"}}
+    styles |= {GLOBAL: {"color": study.PINK, "marker": "^"}}
+
+    for column, (setting, instrument) in zip(axes.T, SETTINGS.items(), strict=True):
+        every = f"every {instrument.every}th" if instrument.every > 1 else "every"
+        title = f"{setting}: a of {every} state, std {instrument.std:g}"
+        column[0].set_title(title, fontsize="medium")
+        for panel, metric in zip(column, DRAWN, strict=True):
             chosen = [row for row in rows if row["setting"] == setting and row[metric] is not None]
-            for row in chosen:
-                if not row["steps"]:
-                    dash = "-" if row["method"] == FILTER else "--"
-                    panel.axhline(row[metric], color="black", ls=dash, lw=1, label=row["method"])
-            for method, colour in zip(lines, study.COLOURS, strict=False):
-                mine = [row for row in chosen if row["method"] == method]
-                corrections, scores = ([row[name] for row in mine] for name in ("C", metric))
-                panel.plot(corrections, scores, "o-", color=colour, ms=4, label=method)
-            panel.set_xscale("symlog", linthresh=1, base=2)
-            shown = sorted({row["C"] for row in chosen})
-            panel.set_xticks(shown, [f"{C}" for C in shown])
-            panel.set_yscale(scale, **({"linthresh": 20} if scale == "symlog" else {}))
-            if metric == "log_likelihood":
-                panel.set_ylim(-500, 50)
-                panel.set_yticks([-100, -10, 0, 10])
-    for panel, metric in zip(axes[:, 0], metrics, strict=True):
-        panel.set_ylabel(METRICS[metric])
-    for panel in axes[-1]:
-        panel.set_xlabel("corrections C")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="x-small")
+            draw_panel(panel, chosen, metric, {method: styles[method] for method in methods})
+        column[-1].set_xlabel("corrections C")
+    for panel, (scale, label) in zip(axes[:, 0], DRAWN.values(), strict=True):
+        panel.set_ylabel(label)
+        panel.set_yscale(scale, **({"linthresh": 20} if scale == "symlog" else {}))
+    study.plain_ticks(axes[0, 0].yaxis)
+    axes[1, 0].set_yticks([-10000, -1000, -100, 0, 100], ["-10000", "-1000", "-100", "0", "100"])
+    axes[2, 0].set_yticks([-100, -10, 0, 10], ["-100", "-10", "0", "10"])
+    shown = sorted({row["C"] for row in rows})
+    axes[0, 0].set_xscale("symlog", linthresh=1, base=2)
+    axes[0, 0].set_xticks(shown, [f"{C}" for C in shown])
+    axes[0, 0].set_xlim(-0.2, 1.2 * shown[-1])
+    study.legend(figure, axes[0, 0], loc="outside lower center", ncols=4)
 
     return figure
 
