@@ -204,34 +204,42 @@ def tables(records: Sequence[Record], rows: Sequence[Record]) -> str:
     return f"{first}\n\n{study.table(head, lines)}"
 
 
+DRAWN = {"rmse": "RMSE of the mean", "spread_skill": "spread / RMSE", "energy": "energy distance"}
+COLOURS = {
+    **dict.fromkeys((RIGHT, TOLD), study.BLUE),
+    **dict.fromkeys((WRONG, OURS), study.ORANGE),
+    **dict.fromkeys((EXACT, JOINT), study.GREEN),
+}
+
+
+def style(method: str) -> dict[str, Any]:
+    """Returns how a method is drawn: filters by dotted lines and hollow marks."""
+    filtered = method in (RIGHT, WRONG, EXACT)
+    shape = {"marker": "s", "ls": ":", "mfc": "white"} if filtered else {"marker": "o"}
+    return {"color": COLOURS[method], "ms": 4, "label": method, **shape}
+
+
 def draw_figure(records: Sequence[Record], rows: Sequence[Record]) -> Any:
     """Draws the scores against the error of rho, and the posterior of rho against the truth's."""
-    metrics = ("rmse", "spread_skill", "energy")
-    figure, axes = study.panels(1, len(metrics) + 1, width=3.6, height=2.8)
-    colours = dict.fromkeys((RIGHT, TOLD), study.BLUE) | dict.fromkeys((WRONG, OURS), study.PINK)
-    colours |= dict.fromkeys((EXACT, JOINT), study.GREEN)
-
-    for panel, metric in zip(axes[0], metrics, strict=False):
+    figure, axes = study.panels(2, 2, width=4.5, height=2.6)
+    *panels, last = axes.flat
+    for panel, (metric, label) in zip(panels, DRAWN.items(), strict=True):
         for method in METHODS:
             mine = [r for r in rows if r["method"] == method and r[metric] is not None]
-            style = "s:" if method in (RIGHT, WRONG, EXACT) else "o-"
-            x, y = [r["error_of_rho"] for r in mine], [r[metric] for r in mine]
-            panel.plot(x, y, style, color=colours[method], ms=4, label=method)
-        panel.set_xlabel("error of rho, %")
-        panel.set_title(METRICS[metric], fontsize="medium")
+            x, y = ([r[name] for r in mine] for name in ("error_of_rho", metric))
+            panel.errorbar(x, y, **style(method))
+        panel.set_xlabel("error of rho (%)")
+        panel.set_ylabel(label)
         panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
 
-    last = axes[0, -1]
-    for method, colour, shift in ((EXACT, study.GREY, -0.15), (JOINT, study.GREEN, 0.15)):
+    for method, shift in ((EXACT, -0.15), (JOINT, 0.15)):
         mine = [r for r in records if r["method"] == method and "error" not in r]
         x, y, std = ([r[name] for r in mine] for name in ("rho", "rho_mean", "rho_std"))
-        x = [value + shift for value in x]
-        last.errorbar(x, y, std, fmt="o", color=colour, ms=4, lw=1, label=method)
+        last.errorbar([value + shift for value in x], y, std, **style(method) | {"ls": "none"})
     last.axline((28, 28), slope=1, color="black", lw=0.8)
-    last.set_xlabel("rho")
-    last.set_title("posterior of rho", fontsize="medium")
-    for panel in (axes[0, 0], axes[0, -1]):
-        panel.legend(fontsize="x-small", frameon=False)
+    last.set_xlabel("rho of the truth")
+    last.set_ylabel("rho inferred, mean ± std")
+    study.legend(figure, panels[0], loc="outside lower center", ncols=3)
 
     return figure
 
