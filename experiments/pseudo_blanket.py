@@ -45,6 +45,7 @@ from .study import Record, number
 EXACT, CENTRE, JUNCTION = "exact score", "centre", "junction"
 EVERY, STD, GAMMA = 8, 0.1, 3e-2
 LITTLE = 0.1  # nats, that a composition may add
+LEAST = 1e-4  # nats, below which none are told apart in the figure
 
 
 @dataclass(frozen=True)
@@ -208,39 +209,55 @@ def by_sampler(records: Sequence[Record]) -> str:
     return study.table(["C", "tau", *(f"{N} steps" for N in steps)], rows)
 
 
+STYLES = {CENTRE: "o-", JUNCTION: "s--"}
+
+
+def draw_windows(panel: Any, records: Sequence[Record]) -> None:
+    """Draws what compositions add to the exact score against k, for each memory."""
+    groups = study.group(records, ("time",))
+    for ((T,), group), colour in zip(groups.items(), study.shades(len(groups)), strict=True):
+        floor = next(r["kl"] for r in group if r["rule"] == EXACT)
+        for rule, style in STYLES.items():
+            points = [r for r in group if r["rule"] == rule]
+            excess = [max(r["kl"] - floor, LEAST) for r in points]
+            label = f"{rule}, T = {T:g}"
+            panel.plot([r["order"] for r in points], excess, style, color=colour, ms=4, label=label)
+    panel.axhline(LITTLE, color="black", lw=0.8)
+    panel.set(yscale="log", xlabel="order of windows k")
+
+
+def draw_sampler(panel: Any, records: Sequence[Record]) -> None:
+    """Draws the divergence against the evaluations, for each size of the corrections."""
+    groups = study.group(records, ("tau",))
+    for ((tau,), group), colour in zip(groups.items(), study.shades(len(groups)), strict=True):
+        x = [r["steps"] * (1 + r["C"]) for r in group]
+        label = f"tau = {tau:g}" if tau else "C = 0"
+        shape = "o" if tau else "D"
+        panel.loglog(x, [r["kl"] for r in group], shape, color=colour, ms=4, label=label)
+    panel.set_xlabel("score evaluations")
+
+
 def draw_figure(records: Sequence[Record]) -> Any:
     """Draws the divergence against k, and against the number of evaluations."""
-    figure, axes = study.panels(2, 2, width=4.2, height=2.8)
-    mine = [record for record in records if record["table"] == "windows"]
-    times = list(dict.fromkeys(record["time"] for record in mine))
-    used = max(record["C"] for record in mine)
-
+    figure, axes = study.panels(2, 2, width=4.5, height=2.8, sharey="row")
+    windows = [record for record in records if record["table"] == "windows"]
+    used = max(record["C"] for record in windows)
     for panel, C in zip(axes[0], (0, used), strict=True):
-        for T, colour in zip(times, study.COLOURS, strict=False):
-            here = [r for r in mine if r["C"] == C and r["time"] == T]
-            floor = next(r["kl"] for r in here if r["rule"] == EXACT)
-            for rule, dash in ((CENTRE, "o-"), (JUNCTION, "s--")):
-                points = [r for r in here if r["rule"] == rule]
-                excess = [max(r["kl"] - floor, 1e-4) for r in points]
-                label = f"T = {T:g}" if rule == CENTRE else None
-                panel.plot(
-                    [r["order"] for r in points], excess, dash, color=colour, ms=3, label=label
-                )
-        panel.axhline(LITTLE, color="black", lw=0.8)
-        panel.set(yscale="log", xlabel="k", title=f"C = {C}")
-    axes[0, 0].set_ylabel("nats above the exact score\n(– centre, -- junction)")
-    axes[0, 0].legend(fontsize="x-small", frameon=False)
+        draw_windows(panel, [record for record in windows if record["C"] == C])
+        panel.set_title(f"C = {C}", fontsize="medium")
+    ticks = (0.001, 0.01, LITTLE, 1, 10)
+    axes[0, 0].set_yticks([LEAST, *ticks], [f"≤ {LEAST:f}".rstrip("0"), *map(str, ticks)])
+    axes[0, 0].set_ylabel("added to the exact score's\ndivergence (nats)")
 
     sampler = [record for record in records if record["table"] == "sampler"]
-    for panel, rule in zip(axes[1], (CENTRE, JUNCTION), strict=True):
-        groups = study.group([r for r in sampler if r["rule"] == rule], ("tau",))
-        for ((tau,), group), colour in zip(groups.items(), study.COLOURS, strict=False):
-            points = sorted((r["steps"] * (1 + r["C"]), r["kl"]) for r in group)
-            label = f"tau = {tau:g}" if tau else "C = 0"
-            panel.plot(*zip(*points, strict=True), "o", color=colour, ms=3, label=label)
-        panel.set(xscale="log", yscale="log", xlabel="score evaluations", title=rule)
-    axes[1, 0].set_ylabel("nats")
-    axes[1, 0].legend(fontsize="x-small", frameon=False)
+    for panel, rule in zip(axes[1], STYLES, strict=True):
+        draw_sampler(panel, [record for record in sampler if record["rule"] == rule])
+        panel.set_title(rule, fontsize="medium")
+        study.plain_ticks(panel.xaxis)
+    study.plain_ticks(axes[1, 0].yaxis)
+    axes[1, 0].set_ylabel("divergence from\nthe truth (nats)")
+    axes[1, 0].legend(**study.LEGEND)
+    study.legend(figure, axes[0, 0], loc="outside upper center", ncols=5)
 
     return figure
 
