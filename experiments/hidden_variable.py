@@ -291,34 +291,54 @@ def tables(records: Sequence[Record], profile: Profile) -> str:
     )
 
 
+UNSTABLE = 1e3  # about this height is marked what no law is of
+
+
+def draw_limit(panel: Any, records: Sequence[Record]) -> None:
+    """Draws the limit against the window for each memory, above all what is unstable."""
+    groups = study.group(records, ("time",))
+    colours = study.shades(len(groups))
+    for i, ((T,), group) in enumerate(groups.items()):
+        good = [r for r in group if r["prior"] is not None]
+        windows, costs = ([r[name] for r in good] for name in ("window", "prior"))
+        panel.plot(windows, costs, "o-", color=colours[i], ms=4, label=f"T = {T:g}")
+        lost = [r["window"] for r in group if r["prior"] is None]
+        panel.plot(lost, [UNSTABLE * 1.6 ** (i - 3)] * len(lost), "x", color=colours[i], ms=4)
+    panel.axhline(LITTLE, color="black", lw=0.8)
+    panel.set(yscale="log", ylim=(1e-4, 2e4), xlabel="window w")
+
+
+def draw_corrections(panel: Any, records: Sequence[Record], profile: Profile) -> None:
+    """Draws what the junction rule adds against the corrections, of the chain and its twin."""
+    added = sampled(records)
+    colours = study.shades(len(profile.sampled))
+    for w, colour in zip(profile.sampled, colours, strict=True):
+        for of_twin, style in ((0, "o-"), (1, "s--")):
+            costs = [added[JUNCTION, w, C][of_twin] for C in profile.corrections]
+            label = None if of_twin else f"w = {w}"
+            panel.plot(profile.corrections, costs, style, color=colour, ms=4, label=label)
+    panel.set_xscale("symlog", linthresh=1)
+    panel.set_xticks(profile.corrections, [f"{C}" for C in profile.corrections])
+    panel.set(yscale="log", ylim=(1e-4, 2e4), xlabel="corrections C")
+
+
 def draw(records: Sequence[Record], profile: Profile, axes: Sequence[Any]) -> None:
     """Draws the limit against the window, and what is added against the corrections."""
     s, T = profile.middle
     mine = [r for r in limits(records) if r["share"] == s]
     for panel, rule in zip(axes, (CENTRE, JUNCTION), strict=False):
-        groups = study.group([r for r in mine if r["rule"] == rule], ("time",))
-        for ((time,), group), colour in zip(groups.items(), study.COLOURS, strict=False):
-            good = [r for r in group if r["prior"] is not None]
-            windows, costs = ([r[name] for r in good] for name in ("window", "prior"))
-            panel.plot(windows, costs, "o-", color=colour, ms=3, label=f"T = {time:g}")
-            lost = [r["window"] for r in group if r["prior"] is None]
-            panel.plot(lost, [100] * len(lost), "x", color=colour, ms=5)
-        panel.axhline(LITTLE, color="black", lw=0.8)
-        panel.set(yscale="log", ylim=(1e-4, 200), xlabel="w", title=f"{rule}, limit, s = {s:g}")
-    axes[0].set_ylabel("nats (x: unstable)")
-    axes[1].legend(fontsize="x-small", frameon=False)
+        draw_limit(panel, [r for r in mine if r["rule"] == rule])
+        panel.set_title(f"{rule}, in the limit", fontsize="medium")
+    draw_corrections(axes[2], records, profile)
+    axes[2].set_title(f"junction, T = {T:g}", fontsize="medium")
 
-    added = sampled(records)
-    for w, colour in zip(profile.sampled, study.COLOURS, strict=False):
-        for of_twin, dash in ((False, "o-"), (True, "s--")):
-            costs = [added[JUNCTION, w, C][of_twin] for C in profile.corrections]
-            label = None if of_twin else f"w = {w}"
-            axes[2].plot(profile.corrections, costs, dash, color=colour, ms=3, label=label)
-    axes[2].set_xscale("symlog", linthresh=1)
-    axes[2].set(
-        yscale="log", ylim=(1e-4, None), xlabel="C", title=f"junction, T = {T:g} (-- Markov)"
-    )
-    axes[2].legend(fontsize="x-small", frameon=False)
+    ticks = {1e-4: "0.0001", 1e-2: "0.01", 1: "1", 100: "100"}
+    axes[0].set_yticks([*ticks, UNSTABLE], [*ticks.values(), "unstable"])
+    axes[0].set_ylabel(f"lost, s = {s:g} (nats)")
+    for panel, name in zip(axes[1:], (None, "dashed: Markov twin"), strict=True):
+        panel.set_yticks(list(ticks), list(ticks.values()))
+        options = {"ncols": 2, "title": name, "title_fontsize": "small"}
+        panel.legend(loc="upper right", **study.LEGEND | options)
 
 
 def evaluate_all(out: Path, profile: Profile) -> list[Record]:

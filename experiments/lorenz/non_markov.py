@@ -76,6 +76,7 @@ RULES: dict[tuple[str, int], Composition] = {
 }
 LENGTHS = (1, 2, 3, 5, 9, 9)  # of the windows and overlaps of these, that the network learns
 DATA = "data"
+Colours = dict[tuple[float, float], str]  # of systems, by h and c
 METRICS = ("first", "third", "energy", "rmse", "crps")
 
 
@@ -414,46 +415,58 @@ def tables(records: Sequence[Record], profile: Profile) -> str:
     )
 
 
+def draw_scores(panel: Any, records: Sequence[Record], metric: str, style: dict[str, Any]) -> None:
+    """Draws a score of priors against the window, the mean over trainings and the deviation."""
+    groups = study.group([r for r in records if "error" not in r], ("window",))
+    values = [torch.tensor([r[metric] for r in group]) for group in groups.values()]
+    means = [float(v.mean()) for v in values]
+    errors = [float(v.std()) if len(v) > 1 else 0.0 for v in values]
+    panel.errorbar([w for (w,) in groups], means, errors, ms=4, capsize=2, **style)
+
+
+def draw_trained(panel: Any, records: Sequence[Record], metric: str, colours: Colours) -> None:
+    """Draws a score of all priors, by both rules."""
+    styles = {CENTRE: {"marker": "s", "ls": "--", "mfc": "white"}, JUNCTION: {"marker": "o"}}
+    for (h, c), colour in colours.items():
+        for rule, style in styles.items():
+            mine = [r for r in records if (r["h"], r["c"], r["rule"]) == (h, c, rule)]
+            label = f"{rule}, {name_of(h, c)}"
+            draw_scores(panel, mine, metric, {"color": colour, "label": label, **style})
+    panel.set_xlabel("window w")
+
+
+FORESEEN = 0.03  # what is unforeseen of perfect priors without memory is far below
+
+
 def draw_figure(closed: Sequence[Record], records: Sequence[Record], profile: Profile) -> Any:
     """Draws the closed form above, Lorenz-96 below."""
-    figure, axes = study.panels(2, 3, width=3.6)
+    figure, axes = study.panels(2, 3, width=3, height=2.9)
     hidden_variable.draw(closed, profile.closed, axes[0])
 
-    panel = axes[1, 0]
     of_data = {(r["h"], r["c"]): r for r in records if r["rule"] == DATA}
     strongest = [(h, c) for h, c in profile.scan if h == max(h for h, _ in profile.scan)]
-    colours = dict(zip(dict.fromkeys((*profile.trained, *strongest)), study.COLOURS, strict=False))
-    for h, c in strongest:
-        left = of_data[h, c]["memory"]
-        panel.plot(STATES, left, "o-", color=colours[h, c], ms=3, label=name_of(h, c))
-    panel.set(yscale="log", xlabel="states that predict", title="unexplained")
-    panel.legend(fontsize="x-small", frameon=False)
+    systems = dict.fromkeys((*profile.trained, *strongest))
+    colours = dict(zip(systems, study.COLOURS, strict=False))
+    left, middle, right = axes[1]
+    for system in strongest:
+        style = {"color": colours[system], "label": f"data, {name_of(*system)}"}
+        left.plot(STATES, of_data[system]["memory"], "^-", ms=4, **style)
+    left.set(yscale="log", xlabel="states that predict", ylabel="share unexplained")
 
-    for panel, metric in zip(axes[1, 1:], ("third", "rmse"), strict=True):
-        for h, c in profile.trained:
-            for rule, dash in ((CENTRE, "s--"), (JUNCTION, "o-")):
-                mine = [r for r in records if (r["h"], r["c"], r["rule"]) == (h, c, rule)]
-                good = [r for r in mine if "error" not in r]
-                groups = study.group(good, ("window",))
-                values = [torch.tensor([r[metric] for r in g]) for g in groups.values()]
-                panel.errorbar(
-                    [w for (w,) in groups],
-                    [float(v.mean()) for v in values],
-                    [float(v.std()) if len(v) > 1 else 0 for v in values],
-                    fmt=dash,
-                    color=colours[h, c],
-                    ms=3,
-                    capsize=2,
-                    label=name_of(h, c) if rule == JUNCTION else None,
-                )
-        panel.set_xlabel("w")
-    for h, c in profile.trained:
-        windows = [w for rule, w in RULES if rule == JUNCTION]
-        axes[1, 1].plot(windows, of_data[h, c]["forgetful"], "k:", lw=1)
-    title = "unforeseen from 3 states\n(-- centre, .. perfect)"
-    axes[1, 1].set(yscale="log", ylim=(0.03, None), title=title)
-    axes[1, 2].set(ylim=(0, None), title="RMSE of posteriors (-- centre)")
-    axes[1, 2].legend(fontsize="x-small", frameon=False)
+    trained = {system: colours[system] for system in profile.trained}
+    draw_trained(middle, records, "third", trained)
+    draw_trained(right, records, "rmse", trained)
+    windows = [w for rule, w in RULES if rule == JUNCTION]
+    for system, colour in trained.items():
+        perfect = of_data[system]["forgetful"]
+        if max(perfect) > FORESEEN:
+            label = f"perfect, {name_of(*system)}"
+            middle.plot(windows, perfect, ":", color=colour, lw=1.5, label=label)
+    middle.set(yscale="log", ylim=(FORESEEN, None), ylabel="unforeseen from 3 states")
+    right.set(ylim=(0, None), ylabel="RMSE of posteriors")
+    for axis in (left.yaxis, middle.yaxis):
+        study.plain_ticks(axis)
+    study.legend(figure, left, middle, loc="outside lower center", ncols=4)
 
     return figure
 
