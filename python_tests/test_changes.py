@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+import oracles
 import pytest
 import torch
 from test_recognise import Guidance, Windows
@@ -197,6 +198,27 @@ def test_a_setting_that_a_callback_changes():
     native, expected = drawn("auto", 100.0), drawn("reference", 100.0)
     torch.testing.assert_close(native, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     assert float((drawn("auto", 1e-5) - expected).norm() / expected.norm()) > 0.01
+
+
+@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize("change", ["in place", "data in place", "data of its embedding", "a hook"])
+def test_changes_of_a_network_within_a_function(change: str, n: int):
+    """Which is not known to be there: at the first step, and when it has been looked at before."""
+
+    def drawn(backend: str, *, changed: bool) -> Tensor:
+        network = windows()
+        process = oracles.Process(lambda x, t, c=None: network(x, t), EVENT)
+
+        def callback(step: int, t: float, x: Tensor) -> None:
+            if changed and step == n:
+                CHANGES[change](None, network)
+
+        options: dict[str, Any] = {"steps": torch.linspace(0.9, 0, 7), "callback": callback}
+        return sample(process, (2,), seed=1, backend=backend, **options)
+
+    native, expected = (drawn(backend, changed=True) for backend in ("auto", "reference"))
+    torch.testing.assert_close(native, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert float((drawn("auto", changed=False) - expected).norm() / expected.norm()) > 0.01
 
 
 def test_a_callback_that_changes_nothing():

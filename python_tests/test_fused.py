@@ -337,7 +337,8 @@ def test_the_bias_of_a_time_is_that_in_any_grid():
 
 
 def test_a_sample_makes_a_network_ready_once(monkeypatch: pytest.MonkeyPatch):
-    """For its plan and all of its steps, with or without a callback to follow."""
+    """For its plan and all of its steps; and once more after a first look at what a callback may
+    have changed."""
     calls: list[str] = []
     for name in ("__init__", "_bias"):
         method = getattr(FusedMLP, name)
@@ -349,10 +350,10 @@ def test_a_sample_makes_a_network_ready_once(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(FusedMLP, name, counted)
 
     sde = VPSDE(make(), shape=(20, 3))
-    for callback in (None, lambda n, t, x: None):
+    for callback, times in ((None, 1), (lambda n, t, x: None, 2)):
         calls.clear()
         sample(sde, (2,), steps=5, corrections=1, callback=callback)
-        assert calls == ["__init__", "_bias"]
+        assert calls == ["__init__", "_bias"] * times
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

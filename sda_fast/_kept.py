@@ -1,17 +1,19 @@
 """What is kept of tensors from call to call."""
 
-__all__ = ["Parts", "anew", "keeping", "version"]
+__all__ = ["Parts", "anew", "identical", "keeping", "told", "version"]
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import chain
+from operator import is_not
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import _native
+from ._calls import hooked
 
 
 @contextmanager
@@ -49,6 +51,19 @@ def version(x: Tensor) -> object:
     return object() if x.is_inference() or _anew.get() else x._version
 
 
+def told(things: Sequence[Any]) -> list[Any]:
+    """Returns what things were told, their public attributes, and whether hooks are on modules
+    among them: what is :func:`identical` unless it was told anew."""
+    attributes = (getattr(thing, "__dict__", {}).items() for thing in things)
+    values = [value for name, value in chain.from_iterable(attributes) if name[0] != "_"]
+    return [*values, *(hooked(thing) for thing in things if isinstance(thing, nn.Module))]
+
+
+def identical(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Says whether two lists are of the same things."""
+    return len(a) == len(b) and not any(map(is_not, a, b))
+
+
 class Parts:
     """The modules, parameters and buffers of some modules as they are at a time.
 
@@ -57,13 +72,14 @@ class Parts:
     """
 
     def __init__(self, *modules: nn.Module):
+        self.modules = list(chain.from_iterable(map(nn.Module.modules, modules)))
         self._lists: list[dict[str, Any]] = []
-        self.tensors: list[Tensor] = []
+        self._tensors: list[Tensor] = []
         self._counted: list[Tensor] = []
-        for module in chain.from_iterable(map(nn.Module.modules, modules)):
+        for module in self.modules:
             parameters = [p for p in module._parameters.values() if p is not None]
             buffers = [x for x in module._buffers.values() if x is not None]
-            self.tensors += parameters + buffers
+            self._tensors += parameters + buffers
             self._counted += [p for p in parameters if not p.is_inference()]
             self._lists += filter(None, (module._modules, module._parameters, module._buffers))
 
@@ -75,9 +91,14 @@ class Parts:
         did."""
         return self._now() == self._before
 
+    def contents(self) -> list[object]:
+        """Returns what differs after a number in their parameters and buffers may have changed."""
+        with anew():
+            return list(map(version, self._tensors))
+
     def _now(self) -> tuple[list[int], list[int], list[int | None]]:
         versions = [p._version for p in self._counted]
-        return list(map(id, self._listed())), versions, list(map(_place, self.tensors))
+        return list(map(id, self._listed())), versions, list(map(_place, self._tensors))
 
     def _listed(self) -> Iterator[Any]:
         return chain.from_iterable(map(dict.values, self._lists))

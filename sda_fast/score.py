@@ -5,7 +5,7 @@ __all__ = ["MCScoreNet", "MCScoreWrapper", "ScoreNet", "ScoreUNet", "look_again"
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 from typing import Any, TypeVar, cast
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import ops
 from ._autocast import widened
 from ._compile import constant
-from ._kept import Parts, anew, keeping
+from ._kept import Parts, anew, identical, keeping, told
 from .composition import Centre, Composition, Junction, Plan
 from .fused import MIN_ROWS, FusedMLP, Packed, UnfusableError
 from .fused_unet import FusedUNet
@@ -29,6 +29,7 @@ class _Evaluation:
 
     window_batch: int | None
     fused: dict[nn.Module, tuple[Parts, FusedMLP | FusedUNet]]
+    seen: dict[nn.Module, tuple[list[object], list[Any]]]  # their numbers, and what they were told
 
 
 Fused = TypeVar("Fused", FusedMLP, FusedUNet)
@@ -45,8 +46,8 @@ def sampling(window_batch: int | None = None) -> Iterator[None]:
         window_batch: The number of windows, over all samples, that a network evaluates in one
             call, by default all.
     """
-    outer = _evaluation.get()
-    token = _evaluation.set(_Evaluation(window_batch, {} if outer is None else outer.fused))
+    outer = _evaluation.get() or _Evaluation(None, {}, {})
+    token = _evaluation.set(replace(outer, window_batch=window_batch))
     try:
         yield
     finally:
@@ -55,8 +56,13 @@ def sampling(window_batch: int | None = None) -> Iterator[None]:
 
 def look_again() -> None:
     """Has networks look for all changes once more, within :func:`sampling`."""
-    if (evaluation := _evaluation.get()) is not None:
-        evaluation.fused.clear()
+    if (evaluation := _evaluation.get()) is None:
+        return
+    for network, (parts, _) in list(evaluation.fused.items()):
+        numbers, settings = evaluation.seen.get(network, ([], []))
+        now = evaluation.seen[network] = parts.contents(), told(parts.modules)
+        if now[0] != numbers or not identical(now[1], settings):
+            del evaluation.fused[network]
 
 
 @lru_cache(maxsize=16)

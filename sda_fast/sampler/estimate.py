@@ -3,8 +3,6 @@
 __all__ = ["Estimator"]
 
 from collections.abc import Sequence
-from itertools import chain
-from operator import is_not
 from typing import Any
 
 import torch
@@ -12,8 +10,7 @@ from torch import Tensor, nn
 
 from .. import ops, recognise
 from .._autocast import widened
-from .._calls import hooked
-from .._kept import Parts, anew, version
+from .._kept import Parts, identical, told
 from ..guidance import Level, Pieces, context_for, in_pieces
 from ..schedule import coefficients
 from ..score import MCScoreNet, look_again
@@ -73,14 +70,13 @@ class Estimator:
         """Follows what a callback, which was given states, may have changed since :meth:`follow`:
         networks look at their weights again, and what is of other parts than before is chosen
         anew."""
-        if not (self.made_of.of(self.sde.eps) and self.made_of.unchanged()):
-            look_again()
-            self._release("it is changed while samples are drawn")
-            self._choose(recognise.twin(self.sde.eps) if self.recognised else None, x)
-            self.follow()
-        elif not self.made_of.same_contents():
-            look_again()
+        look_again()
+        if self.made_of.of(self.sde.eps) and self.made_of.unchanged():
             self._prepare(x)
+            return
+        self._release("it is changed while samples are drawn")
+        self._choose(recognise.twin(self.sde.eps) if self.recognised else None, x)
+        self.follow()
 
     def __call__(self, x: Tensor, n: int) -> Tensor | Pieces:
         """Evaluates the estimate for states (B, *event) at time n of the grid, in pieces where it
@@ -151,10 +147,8 @@ class _MadeOf:
         inner = getattr(sde, "eps", None)
         within = [each for each in (estimator, inner) if isinstance(each, nn.Module)]
         self.parts = Parts(*within)
-        self.modules = [module for each in within for module in each.modules()]
-        self.things = [estimator, sde, *self.modules]
-        self.before = self._told()
-        self.contents = self._contents()
+        self.things = [estimator, sde, *self.parts.modules]
+        self.before = told(self.things)
 
     def of(self, estimator: Any) -> bool:
         """Says whether it is that of an estimator."""
@@ -162,24 +156,7 @@ class _MadeOf:
 
     def unchanged(self) -> bool:
         """Says whether all of it is the same now, as far as torch counts changes of parameters."""
-        now = self._told()
-        same = len(now) == len(self.before) and not any(map(is_not, now, self.before))
-        return same and self.parts.unchanged()
-
-    def same_contents(self) -> bool:
-        """Says whether the numbers in its parameters and buffers are known to be those that they
-        were when this was asked last."""
-        before, self.contents = self.contents, self._contents()
-        return before == self.contents
-
-    def _contents(self) -> list[object]:
-        with anew():
-            return [version(x) for x in self.parts.tensors]
-
-    def _told(self) -> list[Any]:
-        attributes = (getattr(thing, "__dict__", {}).items() for thing in self.things)
-        told = [value for name, value in chain.from_iterable(attributes) if name[0] != "_"]
-        return [*told, *map(hooked, self.modules)]
+        return identical(told(self.things), self.before) and self.parts.unchanged()
 
 
 def _check(name: str, eps: Tensor, x: Tensor) -> None:
