@@ -109,7 +109,7 @@ def assimilate(
 
         if seed == settings.seed:
             shown = rows(scene, x)
-            draw(out / f"{name}.png", shown, simulator.dt)
+            draw(out / f"{name}.png", shown, simulator.dt, case.shown)
             animate(out / f"{name}.gif", shown)
             arrays = io.BytesIO()
             np.savez(arrays, truth=scene.truth, observation=scene.y, posterior=x)

@@ -2,7 +2,7 @@
 
 __all__ = ["CASES", "Case"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,7 @@ class Case:
         members: The number of members that are drawn by default.
         gamma: The guidance's, see :class:`sda_fast.GaussianScore`. The more of a state is observed,
             the larger: with 0.01 the unobserved part of "gap" diverges.
+        shown: The states that the figure has, by default at most nine, evenly.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Case:
     shifts: int = 1
     members: int = 4
     gamma: float = 1e-2
+    shown: Sequence[int] | None = None
 
 
 def points(event: Size) -> ObservationOperator:
@@ -116,6 +118,7 @@ CASES = {
         lambda y: y,
         length=32,
         seen=at_times(slice(None, None, 5)),
+        shown=tuple(sorted((*range(0, 32, 5), *range(2, 32, 5)))),  # observed, and between
     ),
     "forecast": Case(
         "the first 5 of 14 states", Subsample, vorticity, seen=at_times(slice(5)), gamma=0.1

@@ -132,11 +132,14 @@ def save(path: Path, image: Image.Image, **options: Any) -> None:
     atomic_write(path, content.getvalue())
 
 
-def draw(path: Path, rows: Sequence[Row], dt: float) -> None:
-    """Draws a row for each trajectory, at most nine states of it from left to right."""
+def draw(path: Path, rows: Sequence[Row], dt: float, states: Sequence[int] | None = None) -> None:
+    """Draws a row for each trajectory, some states of it from left to right: by default at most
+    nine, evenly."""
     length = len(rows[0].fields)
-    states = range(0, length, -(-length // 9))
-    figure, grid = panels(len(rows), len(states), size=0.96, left=0.22, top=0.2)
+    states = states or range(0, length, -(-length // 9))
+    figure, grid = panels(
+        len(rows), len(states), size=min(0.96, 9 / len(states)), left=0.22, top=0.2
+    )
     for row, axes in zip(rows, grid, strict=True):
         axes[0].set_ylabel(row.label, fontsize=9)
         for axis, i in zip(axes, states, strict=True):
