@@ -40,8 +40,9 @@ struct Launch {
     constexpr size_t kUnasked = 48 * 1024;  // more must be asked for
     cudaError_t error = cudaSuccess;
     if (shared > kUnasked) {
+      // all that there is: the limit is the kernel's, and launches on other threads have theirs
       error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(shared));
+                                   static_cast<int>(most_shared()));
     }
     if (error == cudaSuccess) {
       cudaLaunchConfig_t config = {};
