@@ -51,8 +51,9 @@ __device__ __forceinline__ void store_quad(T* p, int64_t left, const Quad<T>& a)
   }
 }
 
+// By value: as a whole a quad is loaded at once, and number by number where it is referred to.
 template <typename T>
-__device__ __forceinline__ Quad<Accumulate<T>> widen(const Quad<T>& a) {
+__device__ __forceinline__ Quad<Accumulate<T>> widen(Quad<T> a) {
   return {widen(a.v[0]), widen(a.v[1]), widen(a.v[2]), widen(a.v[3])};
 }
 template <typename T>
