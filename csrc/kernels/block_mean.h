@@ -207,6 +207,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t size = b.size[b.dims - 1], block = b.block[b.dims - 1];
   const auto scale = scale_of<T>(b);
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+#pragma unroll 1
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < total; i += stride) {
     const int64_t line = i / (size * block), j = i % (size * block) / block;
     m.out[i] = narrow<T>(scaled(widen(m.in[line_of_means(b, line) * size + j]), scale));

@@ -64,11 +64,13 @@ inline void gather(const Gather<T>& g, int64_t begin, int64_t end) {
 #else
 
 // A thread an element, or a quad of a row. A plan cannot be checked here without waiting for the
-// device, so a state outside the trajectory becomes NaN: seen, and never read.
+// device, so a state outside the trajectory becomes NaN: seen, and never read. (Unrolled, a loop
+// over a thread's few elements first divides to count them, and takes more registers.)
 template <typename T>
 __global__ void __launch_bounds__(kThreads) gather_kernel(Gather<T> g) {
   const int64_t total = g.batch * g.count * g.window * g.row;
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+#pragma unroll 1
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < total; i += stride) {
     const int64_t window_row = i / g.row;
     const int64_t place = i - window_row * g.row;

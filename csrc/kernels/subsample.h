@@ -109,6 +109,7 @@ __global__ void __launch_bounds__(kThreads) subsample_kernel(Subsample<T> s, int
   const int64_t shape = s.slices.shape[last], start = s.slices.start[last];
   const int64_t step = s.slices.step[last], size = s.slices.size[last];
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+#pragma unroll 1
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < total; i += stride) {
     const int64_t line = i / size, j = i - line * size;
     s.out[i] = s.in[line_of_x(s.slices, line) * shape + start + j * step];
@@ -122,6 +123,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t shape = s.slices.shape[last], start = s.slices.start[last];
   const int64_t step = s.slices.step[last], size = s.slices.size[last];
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+#pragma unroll 1
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < total; i += stride) {
     const int64_t line = i / shape, offset = i - line * shape - start;
     T value = {};
