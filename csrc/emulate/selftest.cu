@@ -4,10 +4,45 @@
 #include <torch/csrc/stable/library.h>
 
 #include "../cuda/launch.h"
+#include "../kernels/matrix.h"
 #include "../kernels/quad.h"
 
 namespace sda_fast::cuda {
 namespace {
+
+// Whether lanes [first, first + count), which shared memory serves at once, each access `bytes`
+// bytes of a row of factors in banks of their own. row, input: of a lane, the first that it wants.
+template <int kBytes>
+constexpr bool apart(int first, int count, int bytes, int (*row)(int), int (*input)(int)) {
+  uint32_t taken = 0;
+  for (int lane = first; lane < first + count; ++lane) {
+    const int at = input(lane) * kBytes, piece = at / 16 ^ swizzle(row(lane));
+    for (int byte = 0; byte < bytes; byte += 4) {
+      const uint32_t bank = 1u << (16 * piece + at % 16 + byte) / 4 % 32;
+      if ((taken & bank) != 0) return false;
+      taken |= bank;
+    }
+  }
+  return true;
+}
+
+// What matrix.h says of its loads and stores, of a step and a tile of features.
+constexpr bool no_bank_twice() {
+  bool all = true;
+  for (int first = 0; first < 32; first += 8) {
+    all &= apart<2>(
+        first, 8, 16, [](int lane) { return lane / 4; }, [](int lane) { return lane % 4 * 8; });
+  }
+  for (const auto row :
+       {+[](int lane) { return lane % 4 * 2; }, +[](int lane) { return lane % 4 * 2 + 1; }}) {
+    const auto feature = [](int lane) { return lane / 4 * 2; };
+    all &= apart<4>(0, 4, 16, row, [](int) { return 0; });  // the same for all g
+    all &= apart<2>(0, 32, 4, row, feature);
+    for (int first = 0; first < 32; first += 16) all &= apart<4>(first, 16, 8, row, feature);
+  }
+  return all;
+}
+static_assert(no_bank_twice());
 
 enum Bug : int64_t {
   kNone,

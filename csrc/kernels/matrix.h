@@ -29,7 +29,9 @@ namespace sda_fast::SDA_FAST_VARIANT {
 
 constexpr int kTileFeatures = 16, kTileWindows = 8, kMatrixPad = 32;
 
-__device__ __forceinline__ int swizzle(int row) { return (row & 1) << 2 | (row >> 1 & 3); }
+// A lane loads a piece of row g, or stores to features 2 g of row 2 q or 2 q + 1 (of 8): so among
+// neighbouring rows the highest bit of three changes, and among those of a store the upper two.
+SDA_FAST_FN constexpr int swizzle(int row) { return ((row ^ row >> 2) & 1) << 2 | (row & 2); }
 
 // sums += a b for the fragments of mma.sync's m16n8k16, of pairs of bfloat16.
 __device__ __forceinline__ void multiply_bfloat16(float (&sums)[4], uint4 a, uint32_t b0,
