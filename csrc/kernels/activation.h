@@ -18,10 +18,13 @@ namespace sda_fast::SDA_FAST_VARIANT {
 SDA_FAST_FN float exponential(float a) { return __builtin_expf(a); }
 SDA_FAST_FN double exponential(double a) { return __builtin_exp(a); }
 
-// 1 / a, on a GPU of float to two units in the last place, a third of what division costs.
+// 1 / a, on a GPU of float to a unit in the last place, what is subnormal taken for 0. (Division
+// takes several times as many instructions, and __fdividef, which scales small numbers, twice.)
 SDA_FAST_FN float reciprocal(float a) {
 #ifdef __CUDA_ARCH__
-  return __fdividef(1.0f, a);
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(a));
+  return result;
 #else
   return 1.0f / a;
 #endif
