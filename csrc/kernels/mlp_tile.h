@@ -23,13 +23,13 @@
 // peak.
 //
 // Not measured so far. Expected in bfloat16 at width 256, with mma.sync at some 60 % of wgmma's
-// rate: of the 11,500 cycles that a residual block takes a tile, 6,500 in products, 2,000 in
-// activations, the rest in norms and in moving sums to shared memory, one after the other: a third
-// of the matrix peak. In float32: 85 % of a product's instructions are multiply-adds, so two thirds
-// of their peak. To try first: two thread blocks a processor (half the registers each), one's
-// products hiding the other's activations; tiles of 96 or 128, which now spill on compute
-// capability 8.0; keeping n and act' in bfloat16; wgmma, one group of warps a phase ahead of
-// another.
+// rate, by counting instructions: of the 14,000 cycles that a residual block takes a tile, 6,700 in
+// products and 1,000 waiting for their first weights, 2,700 in activations, 2,100 in norms, the
+// rest in moving sums, one after the other: under a third of the matrix peak. In float32: 85 % of a
+// product's instructions are multiply-adds, so two thirds of their peak. To try first: two thread
+// blocks a processor (half the registers each), one's products hiding the other's activations;
+// asking for a product's first weights before the barrier; tiles of 96 or 128, for which registers
+// are few; keeping n and act' in bfloat16; wgmma, one group of warps a phase ahead of another.
 
 #include "compose.h"
 #include "matrix.h"
@@ -152,6 +152,7 @@ struct MlpLayers {
 template <typename P, int kTiles, int kRows>
 struct MlpBlock {
   static constexpr int kWindows = kTileWindows * kRows;
+  static constexpr int kTogether = kRows < 4 ? 2 : 8;  // pairs of sums that are worked on at once
 
   const MlpScore& m;
   const MlpTile& t;
@@ -171,17 +172,27 @@ struct MlpBlock {
     x = reinterpret_cast<float*>(in + kWindows * t.in_bytes);
   }
 
-  // Rows of a tile keep fewer than 2^31 numbers. What is asked for twice is computed twice: held in
-  // between, the places of all rows take too many registers.
-  __device__ __forceinline__ float* kept_row(int row) const {
-    int numbers = t.kept_numbers;
+  // A number that is not known to be what it was before: what is asked for twice is then computed
+  // twice. Held in between, the places of all rows take too many registers.
+  __device__ __forceinline__ static int anew(int number) {
 #ifndef SDA_FAST_EMULATE
-    asm volatile("" : "+r"(numbers));
+    asm volatile("" : "+r"(number));
 #endif
-    return kept + static_cast<uint32_t>(row * numbers);
+    return number;
+  }
+
+  // Rows of a tile keep fewer than 2^31 numbers.
+  __device__ __forceinline__ float* kept_row(int row) const {
+    return kept + static_cast<uint32_t>(row * anew(t.kept_numbers));
   }
   __device__ __forceinline__ float& kept_scale(int row, int block) const {
     return kept_row(row)[t.kept_numbers - mlp_pad(t.depth) + block];
+  }
+  // Of a row that is no window, what the last window has: it is not looked at, and without a branch
+  // a thread asks for all its rows before it needs the first.
+  __device__ __forceinline__ int kept_at(int row) const { return row < rows ? row : rows - 1; }
+  __device__ __forceinline__ float2 kept_pair(int row, int number) const {
+    return *reinterpret_cast<const float2*>(kept_row(kept_at(row)) + number);
   }
   __device__ __forceinline__ float2& pair(int row, int i) const {
     return *reinterpret_cast<float2*>(x + row * t.x_stride + i);
@@ -211,51 +222,70 @@ struct MlpBlock {
   // Calls f(row, i) for pairs of numbers i, i + 1 of all rows, side by side in a warp.
   template <typename F>
   __device__ __forceinline__ void each_pair(int width, const F& f) const {
-    for (int row = threadIdx.x / 32; row < kWindows; row += kWarps) {
-      for (int i = threadIdx.x % 32 * 2; i < width; i += 64) f(row, i);
+    const int thread = anew(threadIdx.x);
+    for (int row = thread / 32; row < kWindows; row += kWarps) {
+      for (int i = thread % 32 * 2; i < width; i += 64) f(row, i);
     }
   }
 
-  // n = (x - mean) scale, scale = 1 / sqrt(variance + 1e-5), a warp a row.
+  // n = (x - mean) scale, scale = 1 / sqrt(variance + 1e-5), a warp a row, but several rows side by
+  // side: one after the other, each would wait for its own sums.
   __device__ __forceinline__ void normalise(const MlpLayer& l) const {
-    constexpr int kPairs = 2 * kTiles;
-    const int width = t.widths[l.block];
-    for (int row = threadIdx.x / 32; row < kWindows; row += kWarps) {
+    constexpr int kPairs = 2 * kTiles, kSide = kRows < 4 ? kRows : 4;
+    const int thread = anew(threadIdx.x), lane = thread % 32, width = t.widths[l.block];
+    const float share = 1.0f / static_cast<float>(width);
+    const float share_of_free = 1.0f / static_cast<float>(width - 1);
+    const auto whole = [](float (&sums)[kSide]) {
+#pragma unroll
+      for (int lanes = 1; lanes < 32; lanes *= 2) {
+#pragma unroll
+        for (float& sum : sums) sum += __shfl_xor_sync(~0u, sum, lanes);
+      }
+    };
+
+#pragma unroll 1
+    for (int first = thread / 32; first < kWindows; first += kSide * kWarps) {
       const auto each = [&](const auto& f) {
 #pragma unroll
         for (int p = 0; p < kPairs; ++p) {
-          const int i = (p * 32 + static_cast<int>(threadIdx.x % 32)) * 2;
-          if (i < l.inputs) f(p, i);
+          const int i = (p * 32 + lane) * 2;
+          if (i >= l.inputs) break;
+#pragma unroll
+          for (int r = 0; r < kSide; ++r) f(r, p, first + r * kWarps, i);
         }
       };
-      const auto whole = [](float sum) {
-#pragma unroll
-        for (int lanes = 1; lanes < 32; lanes *= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
-        return sum;
-      };
 
-      float2 v[kPairs];
-      float sum = 0.0f, square = 0.0f;
-      each([&](int p, int i) {
-        v[p] = pair(row, i);
-        sum += (i < width ? v[p].x : 0.0f) + (i + 1 < width ? v[p].y : 0.0f);
+      float2 v[kSide][kPairs];
+      float mean[kSide] = {}, square[kSide] = {}, scale[kSide];
+      each([&](int r, int p, int row, int i) {
+        v[r][p] = pair(row, i);
+        mean[r] += (i < width ? v[r][p].x : 0.0f) + (i + 1 < width ? v[r][p].y : 0.0f);
       });
-      const float mean = whole(sum) / static_cast<float>(width);
-      each([&](int p, int i) {
-        v[p].x = i < width ? v[p].x - mean : 0.0f;
-        v[p].y = i + 1 < width ? v[p].y - mean : 0.0f;
-        square = multiply_add(v[p].x, v[p].x, multiply_add(v[p].y, v[p].y, square));
+      whole(mean);
+#pragma unroll
+      for (float& m : mean) m *= share;
+      each([&](int r, int p, int, int i) {
+        float2& d = v[r][p];
+        d = {i < width ? d.x - mean[r] : 0.0f, i + 1 < width ? d.y - mean[r] : 0.0f};
+        square[r] = multiply_add(d.x, d.x, multiply_add(d.y, d.y, square[r]));
       });
-      const float variance = whole(square) / static_cast<float>(width - 1);
-      const float scale = 1.0f / square_root(variance + 1e-5f);
-      const bool keep = kept != nullptr && row < rows;
-      each([&](int p, int i) {
-        v[p].x *= scale;
-        v[p].y *= scale;
-        store(row, i, v[p].x, v[p].y);
-        if (keep) *reinterpret_cast<float2*>(kept_row(row) + l.kept + i) = v[p];
+      whole(square);
+#pragma unroll
+      for (int r = 0; r < kSide; ++r) {
+        scale[r] = inverse_square_root(square[r] * share_of_free + 1e-5f);
+      }
+      each([&](int r, int p, int row, int i) {
+        const float2 n = {v[r][p].x * scale[r], v[r][p].y * scale[r]};
+        store(row, i, n.x, n.y);
+        if (kept == nullptr || row >= rows) return;
+        *reinterpret_cast<float2*>(kept_row(row) + l.kept + i) = n;
       });
-      if (keep && threadIdx.x % 32 == 0) kept_scale(row, l.block) = scale;
+      if (kept == nullptr || lane != 0) continue;
+#pragma unroll
+      for (int r = 0; r < kSide; ++r) {
+        const int row = first + r * kWarps;
+        if (row < rows) kept_scale(row, l.block) = scale[r];
+      }
     }
   }
 
@@ -292,83 +322,86 @@ struct MlpBlock {
     }
   }
 
-  // Of the pairs of sums that a thread has, the row (of 2 kRows) and the first feature.
-  __device__ __forceinline__ static int row_of(int slot) {
-    return slot / 2 * kTileWindows + threadIdx.x % 4 * 2 + slot % 2;
-  }
-  __device__ __forceinline__ static int feature_of(int tile) {
-    return (threadIdx.x / 32 + tile * kWarps) * kTileFeatures + threadIdx.x % 32 / 4 * 2;
+  // A pair of the sums that a thread has: its tile of kTiles and its slot of 2 kRows, the row and
+  // the first feature.
+  struct Place {
+    int tile, slot, row, i;
+  };
+
+  __device__ __forceinline__ static int row_of(int thread, int slot) {
+    return slot / 2 * kTileWindows + thread % 4 * 2 + slot % 2;
   }
 
-  // Calls f(row, i, a, b) for each of them, row by row: what is the same in a row takes no
-  // registers.
+  // Calls f(place, a, b) for each of them, tile by tile: what is done for the slots of a tile is
+  // done side by side, so that none waits alone for what it loads or computes.
   template <typename F>
   __device__ __forceinline__ static void each_sum(float (&sums)[kTiles][kRows][4], int outputs,
                                                   const F& f) {
+    const int thread = anew(threadIdx.x);
 #pragma unroll
-    for (int slot = 0; slot < 2 * kRows; ++slot) {
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const int i = (thread / 32 + tile * kWarps) * kTileFeatures + thread % 32 / 4 * 2;
+      if (i >= outputs) break;
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        const int i = feature_of(tile);
-        if (i >= outputs) break;
-        f(row_of(slot), i, sums[tile][slot / 2][slot % 2], sums[tile][slot / 2][2 + slot % 2]);
+      for (int slot = 0; slot < 2 * kRows; ++slot) {
+        f(Place{tile, slot, row_of(thread, slot), i}, sums[tile][slot / 2][slot % 2],
+          sums[tile][slot / 2][2 + slot % 2]);
       }
     }
   }
 
   __device__ __forceinline__ void store_sums(float (&sums)[kTiles][kRows][4], int outputs) const {
     __syncthreads();  // everybody has read `in`
-    each_sum(sums, outputs, [&](int row, int i, float a, float b) { store(row, i, a, b); });
+    each_sum(sums, outputs, [&](Place at, float a, float b) { store(at.row, at.i, a, b); });
   }
 
   // x += scale (gn - mean gn - n sum(gn n) / (width - 1)) for the cotangent gn of n.
   __device__ __forceinline__ void finish_inner_vjp(const MlpLayer& l,
                                                    float (&sums)[kTiles][kRows][4]) const {
-    const auto n = [&](int row, int i) {
-      return row < rows ? *reinterpret_cast<const float2*>(kept_row(row) + l.kept + i) : float2{};
-    };
-
 #pragma unroll
-    for (int slot = 0; slot < 2 * kRows; ++slot) {
-      const int row = row_of(slot);
-      MlpStats sum = {};
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        const int i = feature_of(tile);
-        if (i >= l.outputs) break;
-        const float a = sums[tile][slot / 2][slot % 2], b = sums[tile][slot / 2][2 + slot % 2];
-        const float2 v = n(row, i);
-        sum.mean += a + b;
-        sum.along = multiply_add(a, v.x, multiply_add(b, v.y, sum.along));
-      }
+    for (int first = 0; first < 2 * kRows; first += kTogether) {
+      MlpStats sum[kTogether] = {};
+      each_sum(sums, l.outputs, [&](Place at, float a, float b) {
+        if (at.slot / kTogether * kTogether != first) return;
+        const float2 v = kept_pair(at.row, l.kept + at.i);
+        MlpStats& s = sum[at.slot - first];
+        s.mean += a + b;
+        s.along = multiply_add(a, v.x, multiply_add(b, v.y, s.along));
+      });
 #pragma unroll
       for (int lanes = 4; lanes < 32; lanes *= 2) {
-        sum.mean += __shfl_xor_sync(~0u, sum.mean, lanes);
-        sum.along += __shfl_xor_sync(~0u, sum.along, lanes);
+#pragma unroll
+        for (MlpStats& s : sum) {
+          s.mean += __shfl_xor_sync(~0u, s.mean, lanes);
+          s.along += __shfl_xor_sync(~0u, s.along, lanes);
+        }
       }
-      if (threadIdx.x % 32 < 4) partial[threadIdx.x / 32 * kWindows + row] = sum;
+      if (threadIdx.x % 32 >= 4) continue;
+#pragma unroll
+      for (int slot = 0; slot < kTogether; ++slot) {
+        partial[threadIdx.x / 32 * kWindows + row_of(threadIdx.x, first + slot)] = sum[slot];
+      }
     }
     __syncthreads();
     const int width = t.widths[l.block];
     for (int row = threadIdx.x; row < kWindows; row += kThreads) {
-      MlpStats sum = {};
+      MlpStats whole = {};
       for (int w = 0; w < kWarps; ++w) {
-        sum.mean += partial[w * kWindows + row].mean;
-        sum.along += partial[w * kWindows + row].along;
+        whole.mean += partial[w * kWindows + row].mean;
+        whole.along += partial[w * kWindows + row].along;
       }
-      stats[row] = {sum.mean / static_cast<float>(width),
-                    sum.along / static_cast<float>(width - 1)};
+      stats[row] = {whole.mean / static_cast<float>(width),
+                    whole.along / static_cast<float>(width - 1)};
     }
     __syncthreads();
 
-    each_sum(sums, l.outputs, [&](int row, int i, float a, float b) {
-      if (row >= rows) return;
-      const float2 v = n(row, i);
-      const MlpStats s = stats[row];
-      const float scale = kept_scale(row, l.block);
-      float2& to = pair(row, i);
-      to.x = multiply_add(scale, a - s.mean - v.x * s.along, to.x);
-      to.y = multiply_add(scale, b - s.mean - v.y * s.along, to.y);
+    each_sum(sums, l.outputs, [&](Place at, float a, float b) {
+      const float2 v = kept_pair(at.row, l.kept + at.i);
+      const MlpStats s = stats[at.row];
+      const float scale = kept_scale(kept_at(at.row), l.block);
+      float2& to = pair(at.row, at.i);
+      to = {multiply_add(scale, a - s.mean - v.x * s.along, to.x),
+            multiply_add(scale, b - s.mean - v.y * s.along, to.y)};
     });
   }
 
@@ -378,11 +411,11 @@ struct MlpBlock {
     const bool first = l.kind == MlpLayerKind::kFirst, has = l.kind != MlpLayerKind::kChangeVjp;
     const float* bias = first ? m.bias : l.weights + MlpLayers<P>::matrix(l);
     const int64_t stride = first ? m.bias_stride : 0;
-    each_sum(sums, l.outputs, [&](int row, int i, float a, float b) {
-      float2& to = pair(row, i);
+    each_sum(sums, l.outputs, [&](Place at, float a, float b) {
+      float2& to = pair(at.row, at.i);
       if (has) {
-        const auto* at = reinterpret_cast<const float2*>(bias + place[row].b * stride + i);
-        const float2 v = __ldg(at);
+        const float* from = bias + place[at.row].b * stride + at.i;
+        const float2 v = __ldg(reinterpret_cast<const float2*>(from));
         a += v.x;
         b += v.y;
       }
@@ -396,15 +429,15 @@ struct MlpBlock {
     const float* bias = l.weights + MlpLayers<P>::matrix(l);
     with_activation(m.activation, [&](auto chosen) {
       constexpr Activation kActivation = decltype(chosen)::kValue;
-      each_sum(sums, l.outputs, [&](int row, int i, float& a, float& b) {
-        const float2 v = __ldg(reinterpret_cast<const float2*>(bias + i));
+      each_sum(sums, l.outputs, [&](Place at, float& a, float& b) {
+        const float2 v = __ldg(reinterpret_cast<const float2*>(bias + at.i));
         const auto first = activate<float>(kActivation, a + v.x);
         const auto second = activate<float>(kActivation, b + v.y);
         a = first.value;
         b = second.value;
-        if (kept != nullptr && row < rows) {
-          float* at = kept_row(row) + l.kept + l.outputs + i;
-          *reinterpret_cast<float2*>(at) = {first.derivative, second.derivative};
+        if (kept != nullptr && at.row < rows) {
+          float* to = kept_row(at.row) + l.kept + l.outputs + at.i;
+          *reinterpret_cast<float2*>(to) = {first.derivative, second.derivative};
         }
       });
     });
@@ -414,10 +447,8 @@ struct MlpBlock {
   // in = act'(a) W2^T x.
   __device__ __forceinline__ void finish_outer_vjp(const MlpLayer& l,
                                                    float (&sums)[kTiles][kRows][4]) const {
-    each_sum(sums, l.outputs, [&](int row, int i, float& a, float& b) {
-      if (row >= rows) return;
-      const float* at = kept_row(row) + l.kept + l.outputs + i;
-      const float2 derivative = *reinterpret_cast<const float2*>(at);
+    each_sum(sums, l.outputs, [&](Place at, float& a, float& b) {
+      const float2 derivative = kept_pair(at.row, l.kept + l.outputs + at.i);
       a *= derivative.x;
       b *= derivative.y;
     });
