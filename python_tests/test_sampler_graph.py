@@ -2,6 +2,7 @@
 
 import math
 import warnings
+import weakref
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -264,6 +265,25 @@ def test_capture(monkeypatch: pytest.MonkeyPatch):
     assert calls == [0, 1, 0]  # the second is looked at
     assert cuda.told == ["side waits", "default waits"]
     assert cuda.current is cuda.default
+
+
+def test_capture_holds_what_it_reads(monkeypatch: pytest.MonkeyPatch):
+    """And not what it computes."""
+    FakeCuda(monkeypatch)
+    kept, computed = [torch.ones(3), torch.ones(3)], []
+
+    def function() -> torch.Tensor:
+        computed[:] = [weakref.ref(y := kept[0].view(3, 1) + 1)]
+        return y * kept[1]
+
+    result, replay = graph.capture(function)
+    seen = [weakref.ref(x) for x in kept]
+    kept.clear()
+    assert all(x() is not None for x in seen)
+    assert computed[0]() is None
+    del replay
+    assert all(x() is None for x in seen)
+    assert result.shape == (3, 3)
 
 
 def test_capture_of_what_waits(monkeypatch: pytest.MonkeyPatch):

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..guidance import Level, Pieces
@@ -51,6 +52,32 @@ def _side(device: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+class _Read(TorchDispatchMode):
+    """Holds the tensors that are read and were not computed within: a graph knows where they lay,
+    and reads there whatever has become of them. Packed weights, for one, are let go of when a
+    callback evaluates the network, which packs its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[Tensor] = []
+        self._computed: set[int] = set()  # where their memory lies
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        read = filter(_is_tensor, tree_leaves((args, kwargs)))
+        self.tensors += [x for x in read if _memory(x) not in self._computed]
+        result = func(*args, **(kwargs or {}))
+        self._computed.update(map(_memory, filter(_is_tensor, tree_leaves(result))))
+        return result
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _memory(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
+
+
 def capture(function: Callable[[], T], pool: Pool | None = None) -> tuple[T, Callable[[], None]]:
     """Captures what a function does on the device.
 
@@ -60,12 +87,13 @@ def capture(function: Callable[[], T], pool: Pool | None = None) -> tuple[T, Cal
             returned is not written to.
 
     Returns:
-        What the function returned, and a function that does it again, into the same tensors.
+        What the function returned, and a function that does it again, into the same tensors. It
+        holds what is read.
 
     Raises:
         RuntimeError: It cannot be captured. Torch is as it was before.
     """
-    graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    graph, current, read = torch.cuda.CUDAGraph(), torch.cuda.current_stream(), _Read()
     pool = pool or torch.cuda.graph_pool_handle()
     with _capturing:
         side = _side(current.device_index)
@@ -73,7 +101,7 @@ def capture(function: Callable[[], T], pool: Pool | None = None) -> tuple[T, Cal
         try:
             with torch.cuda.stream(side):
                 function()  # libraries choose their algorithms and get their memory
-                with _without_waiting():
+                with _without_waiting(), read:
                     function()
                 try:
                     # not to be spoilt by what other threads do meanwhile
@@ -84,7 +112,11 @@ def capture(function: Callable[[], T], pool: Pool | None = None) -> tuple[T, Cal
                     raise
         finally:
             current.wait_stream(side)
-    return result, graph.replay
+
+    def replay(held: Any = read.tensors) -> None:
+        graph.replay()
+
+    return result, replay
 
 
 @contextmanager
