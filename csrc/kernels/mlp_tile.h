@@ -153,6 +153,7 @@ template <typename P, int kTiles, int kRows>
 struct MlpBlock {
   static constexpr int kWindows = kTileWindows * kRows;
   static constexpr int kTogether = kRows < 4 ? 2 : 8;  // pairs of sums that are worked on at once
+  static_assert(2 * kRows % kTogether == 0);
 
   const MlpScore& m;
   const MlpTile& t;
@@ -232,6 +233,7 @@ struct MlpBlock {
   // side: one after the other, each would wait for its own sums.
   __device__ __forceinline__ void normalise(const MlpLayer& l) const {
     constexpr int kPairs = 2 * kTiles, kSide = kRows < 4 ? kRows : 4;
+    static_assert(kWindows % (kSide * kWarps) == 0);
     const int thread = anew(threadIdx.x), lane = thread % 32, width = t.widths[l.block];
     const float share = 1.0f / static_cast<float>(width);
     const float share_of_free = 1.0f / static_cast<float>(width - 1);
