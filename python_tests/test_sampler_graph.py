@@ -270,11 +270,11 @@ def test_capture(monkeypatch: pytest.MonkeyPatch):
 def test_capture_holds_what_it_reads(monkeypatch: pytest.MonkeyPatch):
     """And not what it computes."""
     FakeCuda(monkeypatch)
-    kept, computed = [torch.ones(3), torch.ones(3)], []
+    kept, computed = [torch.ones(3), torch.ones(3), torch.eye(3).to_sparse()], []
 
     def function() -> torch.Tensor:
         computed[:] = [weakref.ref(y := kept[0].view(3, 1) + 1)]
-        return y * kept[1]
+        return torch.sparse.mm(kept[2], y * kept[1])
 
     result, replay = graph.capture(function)
     seen = [weakref.ref(x) for x in kept]

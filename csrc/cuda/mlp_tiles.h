@@ -14,7 +14,8 @@ bool mlp_tiles_tf32(const Launch&, const MlpScore&, MlpTile, int widest, const T
 bool mlp_tiles_bfloat16(const Launch&, const MlpScore&, MlpTile, int widest, const Tensor& x);
 
 // A tile of 8 kRows windows and 16 kTiles features a warp. Where it is not the last to be tried,
-// every processor must get one.
+// every processor must get one. (To be measured: 153 tiles on 132 processors take as long as 264,
+// so that one of half as many windows may be faster.)
 template <typename P, int kTiles, int kRows, int kAhead>
 bool mlp_tiles(const Launch& launch, const MlpScore& args, MlpTile tile, int widest,
                const Tensor& x, bool last) {

@@ -75,7 +75,12 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _memory(x: Tensor) -> int:
-    return x.untyped_storage().data_ptr()
+    """Returns where the memory of a tensor lies; of a sparse one, which has several, what tells it
+    from others."""
+    try:
+        return x.untyped_storage().data_ptr()
+    except RuntimeError:
+        return id(x)
 
 
 def capture(function: Callable[[], T], pool: Pool | None = None) -> tuple[T, Callable[[], None]]:
