@@ -88,8 +88,8 @@ def capture(function: Callable[[], T], pool: Pool | None = None) -> tuple[T, Cal
 
     Arguments:
         function: The function.
-        pool: Memory that is shared with other graphs of which none is replayed meanwhile. What they
-            returned is not written to.
+        pool: Memory that is shared with other graphs of which none is replayed meanwhile. What
+            those captured before it return is not written to; what later ones return may be.
 
     Returns:
         What the function returned, and a function that does it again, into the same tensors. It
