@@ -30,10 +30,12 @@ Result = dict[str, Any]
 
 
 def git(*arguments: str) -> str | None:
-    """Returns what git says of this tree, or None where it says nothing."""
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
-    )
+    """Returns what git says of this tree, or None where it says nothing or there is none."""
+    command = ["git", "-C", str(ROOT), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
