@@ -4,16 +4,18 @@
 
 Random inputs, drawn anew for every case, in several buffers that together are beyond the cache.
 A result that does not agree with the reference is not timed but reported. What the time does not
-suffice for is left out, and named.
+suffice for is left out and named, the exit status is then 124, and a second run with the same file
+goes on with it.
 """
 
 import argparse
 import json
 import math
+import sys
 import time as clock
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sda_fast import ops
+from sda_fast.io import atomic_write
 
 from ..samples import kolmogorov, lorenz63, sampling_work
 from ..turns import Work, is_half, precision
@@ -29,6 +32,7 @@ from .cases import DTYPES, FLOW, SIZES, TINY, Case, operator_cases
 from .clock import Timing, time
 
 CACHE = 64 * 2**20  # where torch does not tell
+LEFT_OUT = 124  # as `timeout` exits
 
 
 @dataclass
@@ -37,8 +41,16 @@ class Run:
 
     device: str
     until: float
+    out: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)  # what no case is missing of
+
+    def __post_init__(self) -> None:
+        if self.out.exists():
+            content = json.loads(self.out.read_text())
+            self.rows, self.ended = content["cases"], content["ended"]
+        self.before = {(row["group"], row["code"]) for row in self.rows}
 
     @property
     def tiny(self) -> bool:
@@ -55,6 +67,10 @@ class Run:
             return True
         return False
 
+    def passes(self, group: str, code: str) -> bool:
+        """Says whether a case is not to be run: an earlier run did, or time is up."""
+        return (group, code) in self.before or self.over(f"{group}, {code}")
+
     def time(self, run: Callable[..., Any], sets: Any = ((),), seconds: float = 0.2) -> Timing:
         if self.tiny:
             return time(run, sets, self.device, rounds=3, seconds=0.0)
@@ -63,8 +79,18 @@ class Run:
     def add(self, group: str, code: str, timing: Timing | None, **more: Any) -> None:
         row = {"group": group, "code": code, **(asdict(timing) if timing else {}), **more}
         self.rows.append(row)
+        self.write()
         shown = f"{1e6 * timing.median:10.1f} us" if timing else more.get("problem", "")
         print(f"{group:44s} {code:18s} {shown}", flush=True)
+
+    def write(self) -> None:
+        content = {
+            "device": self.device,
+            "cases": self.rows,
+            "left_out": self.left_out,
+            "ended": self.ended,
+        }
+        atomic_write(self.out, json.dumps(content, indent=1).encode())
 
     def buffers(self, case: Case) -> list[tuple[Tensor, ...]]:
         """Draws as many sets of arguments as do not fit into the cache, within an eighth of the
@@ -96,22 +122,24 @@ def operators(run: Run) -> None:
     for size in reversed(TINY if run.tiny else SIZES):
         for dtype in DTYPES:
             for group, case in listed(run, size, dtype):
-                if not run.over(group):
-                    with torch.no_grad():
-                        operator(run, group, case)
+                with torch.no_grad():
+                    operator(run, group, case)
 
 
 def compiled_operators(run: Run) -> None:
     """Times what one would write instead of the large operators in float32, compiled."""
     size = list(TINY if run.tiny else SIZES)[-1]
     for group, case in listed(run, size, torch.float32):
-        if run.over(f"{group}, compiled"):
+        if run.passes(group, "compiled"):
             continue
         torch.compiler.reset()
         compiled = torch.compile(case.eager or case.run, dynamic=False, backend=run.compiler)
+
+        def timed(case: Case = case, compiled: Callable[..., Any] = compiled) -> Timing:
+            return run.time(compiled, run.buffers(case), 0.1)
+
         with torch.no_grad(), ops.backend("reference"):
-            sets = run.buffers(case)
-            attempt(run, group, "compiled", partial(run.time, compiled, sets, 0.1))
+            attempt(run, group, "compiled", timed)
 
 
 def listed(run: Run, size: str, dtype: torch.dtype) -> Iterator[tuple[str, Case]]:
@@ -123,26 +151,38 @@ def listed(run: Run, size: str, dtype: torch.dtype) -> Iterator[tuple[str, Case]
 
 def operator(run: Run, group: str, case: Case) -> None:
     """Times a case of an operator."""
-    with ops.backend("native"):
+    sets = cache(partial(run.buffers, case))
+
+    def native() -> Timing:
         # the reference's noise in PyTorch is slow: of it `check` has looked at smaller cases
         if case.eager is None:
             error, limit = agreement(case)
             if not error <= limit:
-                return run.add(group, "native", None, problem=f"relative error {error:.2g}")
-        sets = run.buffers(case)
-        traffic = {"bytes": case.bytes(sets[0])}
-        attempt(run, group, "native", lambda: run.time(case.run, sets, 0.1), **traffic)
+                raise ArithmeticError(f"relative error {error:.2g}")
+        return run.time(case.run, sets(), 0.1)
 
-    with ops.backend("reference"):
-        attempt(run, group, "eager", lambda: run.time(case.eager or case.run, sets, 0.1), **traffic)
+    def eager() -> Timing:
+        return run.time(case.eager or case.run, sets(), 0.1)
+
+    for code, backend, timed in (("native", "native", native), ("eager", "reference", eager)):
+        if not run.passes(group, code):
+            with ops.backend(backend):
+                attempt(run, group, code, timed, lambda: {"bytes": case.bytes(sets()[0])})
 
 
-def attempt(run: Run, group: str, code: str, timed: Callable[[], Timing], **more: Any) -> None:
-    """Adds a timing, or why there is none: of the other cases there still are."""
+def attempt(
+    run: Run,
+    group: str,
+    code: str,
+    timed: Callable[[], Timing],
+    work: Callable[[], dict[str, Any]] = dict,
+) -> None:
+    """Adds a timing and what work it is of, or why there is none: of other cases there still
+    are."""
     try:
-        run.add(group, code, timed(), **more)
+        run.add(group, code, timed(), **work())
     except Exception as error:  # whatever a compiler raises
-        run.add(group, code, None, problem=f"{type(error).__name__}: {error}"[:200], **more)
+        run.add(group, code, None, problem=f"{type(error).__name__}: {error}"[:200])
 
 
 def networks(run: Run, compiled: bool) -> None:
@@ -163,12 +203,12 @@ def networks(run: Run, compiled: bool) -> None:
             codes(run, f"{title}, {kind}", partial(work, make, kind), compiled)
 
 
-def sampling(run: Run, compiled: bool) -> None:
-    """Times guided sampling with one correction a step."""
+def sampling(run: Run, compiled: bool, many: bool = False) -> None:
+    """Times guided sampling with one correction a step; `many` flows take a time of their own."""
     tiny = run.tiny
     lorenz, flow = lorenz63(8 if tiny else 256), kolmogorov(*(8, (4, 8)) if tiny else (64, PAPER))
     cases = [("Lorenz-63", lorenz, batch, 8) for batch in ((2,) if tiny else (1, 16, 256, 1024))]
-    cases += [("flow", flow, batch, 4) for batch in ((1,) if tiny else (1, 16))]
+    cases = [("flow", flow, 16, 4)] if many else [*cases, ("flow", flow, 1, 4)]
     for title, problem, batch, steps in cases:
         group = f"{title} posterior, B = {batch}, C = 1, {steps} steps"
         make = partial(sampling_work, problem, batch, steps, 1)
@@ -179,15 +219,18 @@ def sampling(run: Run, compiled: bool) -> None:
 def codes(run: Run, group: str, make: Callable[[], Work], compiled: bool) -> None:
     """Times the codes of some work, the compiled one or the others, each after it has been compared
     with the eager one."""
-    if run.over(group):
+    first = "compiled" if compiled else "eager"
+    name, left_out = f"{group}, {first}", len(run.left_out)
+    if name in run.ended or run.over(name):
         return
     torch.compiler.reset()
     try:
         work = make()
     except Exception as error:  # for instance for want of memory
-        return run.add(group, "eager", None, problem=f"{type(error).__name__}: {error}"[:200])
+        run.ended.append(name)
+        return run.add(group, first, None, problem=f"{type(error).__name__}: {error}"[:200])
     for code, call in work.runs.items():
-        if (code == "compiled") != compiled or run.over(f"{group}, {code}"):
+        if (code == "compiled") != compiled or run.passes(group, code):
             continue
 
         def timed(call: Callable[[], object] = call, code: str = code) -> Timing:
@@ -195,12 +238,16 @@ def codes(run: Run, group: str, make: Callable[[], Work], compiled: bool) -> Non
                 work.check(code)
                 return run.time(call, seconds=0.3)
 
-        attempt(run, group, code, timed, flops=work.flops, bfloat16=is_half(code))
+        done = {"flops": work.flops, "bfloat16": is_half(code)}
+        attempt(run, group, code, timed, partial(dict, done))
+    if len(run.left_out) == left_out:
+        run.ended.append(name)
 
 
 def parts() -> Iterator[Callable[[Run], None]]:
     """Yields what is timed, what takes a compiler's time last."""
     yield from (partial(sampling, compiled=False), partial(networks, compiled=False), operators)
+    yield partial(sampling, compiled=False, many=True)
     yield from (partial(sampling, compiled=True), partial(networks, compiled=True))
     yield compiled_operators
 
@@ -213,11 +260,11 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
-    run = Run(arguments.device, clock.monotonic() + arguments.seconds)
+    run = Run(arguments.device, clock.monotonic() + arguments.seconds, arguments.out)
     for part in parts():
         part(run)
-        content = {"device": run.device, "cases": run.rows, "left_out": run.left_out}
-        arguments.out.write_text(json.dumps(content, indent=1))
+    run.write()
+    sys.exit(LEFT_OUT if run.left_out else 0)
 
 
 if __name__ == "__main__":
