@@ -15,6 +15,7 @@ __all__ = ["main", "page", "table"]
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -330,6 +331,7 @@ def main() -> None:
     elif arguments.file:
         show(json.loads(arguments.file.read_text()))
     else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a suite's process ends with it
         for suite in arguments.only:
             show(run(suite, arguments.full, arguments.threads))
 
