@@ -126,11 +126,17 @@ def refuse(why: str) -> None:
 
 def fingerprint(x: torch.Tensor) -> int | None:
     """Returns a number of a CPU tensor's contents, by which they are told from others, or None
-    without the library."""
-    if _library is None:
+    without the library, or where they are not simply numbers in memory."""
+    if _library is None or not is_plain(x):
         return None
     x = x.detach().contiguous()
     return int(_library.fingerprint(x.data_ptr(), x.nbytes))
+
+
+def is_plain(x: torch.Tensor) -> bool:
+    """Says whether a tensor is of numbers in memory: a class of its own may have none, or others
+    (quantised or distributed weights, tensors without data), and sparse ones have several lists."""
+    return type(x.detach()) is torch.Tensor and x.layout is torch.strided
 
 
 def has_bfloat16() -> bool:

@@ -62,9 +62,19 @@ def _linear(module: Any) -> nn.Linear:
     linear: nn.Linear = expect(module, nn.Linear, "layer")
     if linear.bias is None:
         raise UnfusableError("a layer has no bias")
-    if linear.weight.dtype != torch.float32:
-        raise UnfusableError(f"its weights are {linear.weight.dtype}, not torch.float32")
+    check_weights(linear)
     return linear
+
+
+def check_weights(layer: Any) -> None:
+    """Checks the weights of a layer: numbers in memory, of float32."""
+    for x in (layer.weight, layer.bias):
+        if x is None:
+            continue
+        if not _native.is_plain(x):
+            raise UnfusableError(f"its weights are of type {type(x).__name__}, {x.layout}")
+        if x.dtype != torch.float32:
+            raise UnfusableError(f"its weights are {x.dtype}, not torch.float32")
 
 
 def activation_number(module: nn.Module) -> int:
@@ -102,7 +112,7 @@ class Packed:
         """Packs linear layers, of the first of which only some columns: up to the first number,
         and from the second on."""
         parameters = [p for linear in linears for p in (linear.weight, linear.bias)]
-        versions = (packing, [(id(p), p.data_ptr(), version(p)) for p in parameters])
+        versions = (packing, seen, [(id(p), p.data_ptr(), version(p)) for p in parameters])
 
         kept = self._kept
         if kept is None or kept[0] != versions:
@@ -151,7 +161,10 @@ class FusedMLP:
             if type(layer) is nn.Linear:
                 self.linears.append(_linear(layer))
                 continue
-            norm, before, activation, after = expect(layer, ResidualBlock, "layer")
+            block = list(expect(layer, ResidualBlock, "layer"))
+            if len(block) != 4:
+                raise UnfusableError(f"a block has {len(block)} parts, not 4")
+            norm, before, activation, after = block
             norm = expect(norm, LayerNorm, "norm")
             if (norm.dim, norm.eps) != (-1, 1e-5):
                 raise UnfusableError(f"its norm is over dimension {norm.dim} with eps {norm.eps}")
@@ -168,7 +181,7 @@ class FusedMLP:
         # the columns of the first layer: window, time embedding, context and mask
         window = network.features * network.window
         mask = network.window if self.length_aware else 0
-        embedding = self.embedding[-1].out_features
+        embedding = _linear(self.embedding[-1] if len(self.embedding) else None).out_features
         self.context = self.linears[0].in_features - window - embedding - mask
         self.columns = (window, window + embedding + self.context)
         if min(self.widths) < 2 or self.widths[-1] != window or self.context < 0:

@@ -5,11 +5,10 @@ __all__ = ["Structure", "plane"]
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 
 from .._calls import hooked
-from ..fused import UnfusableError, activation_number, expect
+from ..fused import UnfusableError, activation_number, check_weights, expect
 from ..nn import LayerNorm, ModResidualBlock, UNet
 
 MOST_CHANNELS = 2048  # as in csrc/kernels/padded.h
@@ -75,8 +74,7 @@ class Structure:
         kind = (nn.Conv1d, nn.Conv2d)[self.spatial - 1]
         convolution: Layer = expect(module, kind, "layer")
         size, mode = convolution.kernel_size, convolution.padding_mode
-        if convolution.weight.dtype != torch.float32:
-            raise UnfusableError(f"its weights are {convolution.weight.dtype}, not torch.float32")
+        check_weights(convolution)
         if mode not in ("circular", "zeros"):
             raise UnfusableError(f"its padding is of mode {mode}")
         if any(k % 2 == 0 for k in size) or convolution.padding != tuple(k // 2 for k in size):
@@ -137,6 +135,7 @@ class Structure:
         expect(unflatten, nn.Unflatten, "projection")
         shape = tuple(unflatten.unflattened_size)
         single = (1,) * self.spatial
+        check_weights(project)
         if project.bias is None or shape != (channels, *single) or unflatten.dim != -1:
             raise UnfusableError("a projection is not one number for each channel")
 
