@@ -504,3 +504,21 @@ def test_documentation() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", DOCUMENTATION.read_text(), re.M | re.S)
     assert len(blocks) > 8
     exec(compile("\n".join(blocks), DOCUMENTATION.name, "exec"), {})
+
+
+@pytest.mark.parametrize("buffer", ["value", "column"])
+def test_a_sparse_matrix_that_is_changed_in_place(buffer: str):
+    """So is its transpose, of copies too, and of one converted since."""
+    A = Interpolate((5, 3), torch.rand(4, 2) * torch.tensor([3.5, 1.5]))
+    x, v = torch.randn(2, 5, 3), torch.randn(2, 4)
+    before = A.vjp(x, v)
+    for k, each in enumerate((A, copy.deepcopy(A), copy.deepcopy(A).double()), start=1):
+        entries = getattr(each, buffer)
+        entries.copy_(entries.flip(0)) if buffer == "column" else entries.mul_(1.0 + k)
+        states, cotangents = (z.to(each.value.dtype) for z in (x, v))
+        gradient = each.vjp(states, cotangents)
+        dense = each.matrix(states.dtype)
+        expected = (cotangents.flatten(1) @ dense).reshape(gradient.shape)
+        torch.testing.assert_close(gradient, expected)
+        torch.testing.assert_close(each(states).flatten(1), states.flatten(1) @ dense.T)
+        assert not torch.allclose(gradient.float(), before)

@@ -9,6 +9,8 @@ from torch import Size, Tensor
 
 from .. import ops
 from .._arguments import floating
+from .._kept import keeping
+from ..ops.observations import CSR
 from .operator import ObservationOperator
 
 
@@ -78,11 +80,30 @@ class SparseMap(ObservationOperator):
         for name, x in zip(names, (starts, column, value, *transposed), strict=True):
             self.register_buffer(name, x)
         self.leading = leading
+        self._of = self._versions()  # what the transpose is of
+
+    def _versions(self) -> list[tuple[Tensor, int]]:
+        """Returns the entries, each with torch's count of its changes in place."""
+        entries = (x for x in (self.row, self.column, self.value) if x is not None)
+        return [(x, 0 if x.is_inference() else x._version) for x in entries]
+
+    def _transposed(self) -> CSR:
+        """Returns the transposed matrix, made anew if an entry was changed in place."""
+        if not torch.compiler.is_compiling():
+            now, of = self._versions(), self._of
+            same = (x is y and n == m for (x, n), (y, m) in zip(now, of, strict=False))
+            if len(now) != len(of) or not all(same):
+                columns = self.event[self.leading :].numel()
+                with keeping():
+                    matrix = ops.transpose(self.row, self.column, self.value, columns)
+                self.row_t, self.column_t, self.value_t = matrix
+                self._of = now
+        return self.row_t, self.column_t, self.value_t
 
     def _map(self, x: Tensor, shape: Size, *, adjoint: bool) -> Tensor:
         x = x if self.value is None else floating(x)
         matrix = (self.row, self.column, self.value)
-        transposed = (self.row_t, self.column_t, self.value_t)
+        transposed = self._transposed()
         if adjoint:
             matrix, transposed = transposed, matrix
         y = ops.sparse_map(x.flatten(0, self.leading).flatten(1), *matrix, transposed)
