@@ -1,23 +1,34 @@
 """What a user's code changes while samples are drawn, or between them, or keeps of a sample."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 import oracles
 import pytest
 import torch
-from test_recognise import Guidance, Windows
+from test_recognise import Guidance, GuidanceParts, Windows
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.module import register_module_forward_hook
 
-from sda_fast import VPSDE, GaussianScore, LikelihoodScore, MCScoreNet, ScoreUNet, explain, sample
+from sda_fast import (
+    VPSDE,
+    GaussianScore,
+    LikelihoodScore,
+    MCScoreNet,
+    ScoreUNet,
+    explain,
+    ops,
+    sample,
+)
 from sda_fast import nn as own
 from sda_fast.recognise import agrees, twin
 
 EVENT = (7, 3)
+LAYERS = (nn.Linear, nn.Conv2d)
 
 
 def windows(activation: type[nn.Module] = nn.SiLU) -> MCScoreNet:
@@ -79,6 +90,93 @@ class ExpertOfATime(nn.Module):
         return self.network(x, t, c)
 
 
+class Otherwise(nn.Module):
+    """Evaluates a network as it is, and once more while something of it is otherwise, as steering
+    and perturbed guidance do."""
+
+    def __init__(self, network: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network = windows() if network is None else network
+
+    @contextmanager
+    def otherwise(self, t: Tensor) -> Iterator[None]:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        eps = self.network(x, t)
+        with self.otherwise(t):
+            return eps + 0.5 * (eps - self.network(x, t))
+
+
+class Hooked(Otherwise):
+    @contextmanager
+    def otherwise(self, t: Tensor) -> Iterator[None]:
+        handle = layer(self.network).register_forward_hook(lambda m, args, y: 0.3 * y)
+        yield
+        handle.remove()
+
+
+class HookedUNet(Hooked):
+    def __init__(self) -> None:
+        super().__init__(unet())
+
+
+class OfAnotherForward(Otherwise):
+    @contextmanager
+    def otherwise(self, t: Tensor) -> Iterator[None]:
+        kernel: Any = self.network.kernel
+        kernel.forward = lambda x, t, c=None: 0.3 * type(kernel).forward(kernel, x, t, c)
+        yield
+        del kernel.forward
+
+
+class OfAnotherSetting(Otherwise):
+    @contextmanager
+    def otherwise(self, t: Tensor) -> Iterator[None]:
+        norm = [m for m in self.network.modules() if isinstance(m, own.LayerNorm)][-1]
+        norm.eps = 100.0
+        yield
+        norm.eps = 1e-5
+
+
+class Merged(Otherwise):
+    """With another weight for a while, which may lie where the one before did."""
+
+    @contextmanager
+    def otherwise(self, t: Tensor) -> Iterator[None]:
+        weight = layer(self.network).weight
+        before, weight.data = weight.data, (0.5 + t) * weight.data
+        yield
+        weight.data = before
+
+
+class Hypernetwork(nn.Module):
+    """Gives a layer a weight that is no parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = windows()
+        self.layer: Any = layer(self.network)
+        self.weight = self.layer.weight.detach().clone()
+        del self.layer.weight
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        self.layer.weight = (0.5 + t) * self.weight
+        return self.network(x, t)
+
+
+class Copied(Ensemble):
+    """Puts its members into one network through `data`, which torch does not count."""
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        eps = torch.zeros_like(x)
+        for member in self.members:
+            for name, p in self.network.named_parameters():
+                p.data.copy_(member[name])
+            eps = eps + self.network(x, t) / len(self.members)
+        return eps
+
+
 class Momentum(nn.Module):
     """Keeps the state that it was given last."""
 
@@ -90,9 +188,68 @@ class Momentum(nn.Module):
         return eps
 
 
-@pytest.mark.parametrize("make", [Ensemble, ScaledInPlace, ExpertOfATime])
+@pytest.mark.parametrize("make", [Ensemble, ScaledInPlace, ExpertOfATime, Copied, Hypernetwork])
 def test_weights_that_change_with_time(make: Any):
     agree(make())
+
+
+@pytest.mark.parametrize("make", [Hooked, OfAnotherForward, OfAnotherSetting, Merged])
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_network_that_is_otherwise_for_one_of_two_evaluations(make: Any, guided: bool):
+    eps = make()
+    if guided:
+        y = torch.full((3, 1), 2.0)
+        eps = GaussianScore(y, every_third, 0.3, VPSDE(eps, EVENT), gamma=1.0)
+    agree(eps)
+
+
+def test_a_u_net_that_is_otherwise_for_one_of_two_evaluations():
+    agree(HookedUNet(), (2, 8, 8))
+
+
+@pytest.mark.parametrize("change", ["data in place", "a hook"])
+def test_a_sample_within_a_sample(change: str):
+    """It looks at the network anew, which was evaluated before."""
+    network, results = windows(), []
+
+    def eps(x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        network(x, t)
+        if not results:
+            CHANGES[change](None, network)
+            for backend in ("auto", "reference"):
+                sde = VPSDE(copy.deepcopy(network) if backend == "reference" else network, EVENT)
+                results.append(sample(sde, (2,), steps=4, seed=5, backend=backend))
+        return 0.9 * x
+
+    sample(oracles.Process(eps, EVENT), (2,), steps=2)
+    result, expected = results
+    assert float((result - expected).norm() / expected.norm()) < 1e-4
+
+
+def test_an_operator_that_learns():
+    """On states that it takes from the graph, with a network of its own."""
+
+    def losses(backend: str) -> list[float]:
+        network, found = windows().requires_grad_(), []
+        optimizer = torch.optim.SGD(network.parameters(), 1e-2)
+
+        def A(x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                optimizer.zero_grad()
+                loss = network(x.detach(), torch.tensor(0.3)).square().mean()
+                loss.backward()
+                optimizer.step()
+            found.append(float(loss.detach()))
+            return every_third(x)
+
+        prior = VPSDE(windows(), EVENT)
+        sde = VPSDE(GaussianScore(torch.zeros(3, 1), A, 0.3, prior, gamma=1.0), EVENT)
+        sample(sde, (2,), steps=torch.linspace(0.5, 0, 4), seed=1, backend=backend)
+        return found
+
+    found, expected = losses("auto"), losses("reference")
+    assert len(found) == len(expected) == 3
+    assert found == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_state_that_is_kept():
@@ -109,8 +266,10 @@ def test_a_state_that_is_kept():
     torch.testing.assert_close(result, x, rtol=1e-4, atol=1e-5)
 
 
-def layer(network: Any) -> nn.Module:
-    return next(m for m in network.kernel.network.modules() if isinstance(m, nn.Linear))
+def layer(network: Any) -> Any:
+    return next(
+        m for m in getattr(network, "kernel", network).network.modules() if type(m) in LAYERS
+    )
 
 
 def another() -> MCScoreNet:
@@ -182,6 +341,112 @@ def test_what_a_callback_changes_is_followed(kind: str, change: str):
     torch.testing.assert_close(native, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     effect = (drawn("reference", changed=False) - expected).norm() / expected.norm()
     assert float(effect) > 0.01
+
+
+class Weighed(GuidanceParts):
+    """Guidance with a weight, wherever it is kept."""
+
+    def __init__(self, network: nn.Module, weight: Callable[[], Tensor | float]):
+        super().__init__(network)
+        self.y, self.std, self.A = torch.full((3, 1), 2.0), torch.tensor(0.3), every_third
+        self.weight = weight
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        eps = self.sde.eps(x, t, c)
+        return eps + self.weight(self) * (self.guided(x, t, c) - eps)  # type: ignore[call-arg]
+
+
+WEIGHTS: dict[str, Any] = {  # how it is set, read and changed
+    "private": (
+        lambda g: setattr(g, "_w", 1.0),
+        lambda g: g._w,
+        lambda g: setattr(g, "_w", 0.0),
+    ),
+    "a dictionary's": (
+        lambda g: setattr(g, "settings", {"w": 1.0}),
+        lambda g: g.settings["w"],
+        lambda g: g.settings.update(w=0.0),
+    ),
+    "a tensor": (
+        lambda g: setattr(g, "w", torch.tensor(1.0)),
+        lambda g: g.w,
+        lambda g: g.w.zero_(),
+    ),
+    "a buffer": (
+        lambda g: g.register_buffer("w", torch.tensor(1.0), persistent=False),
+        lambda g: g.w,
+        lambda g: g.w.zero_(),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_what_a_callback_changes_within_others_guidance(kind: str):
+    """Of which a twin serves only as long as it is the same."""
+    tell, read, change = WEIGHTS[kind]
+
+    def drawn(backend: str, *, changed: bool) -> Tensor:
+        torch.manual_seed(0)
+        guide = Weighed(Windows(order=1).requires_grad_(False), read)
+        tell(guide)
+
+        def callback(n: int, t: float, x: Tensor) -> None:
+            if changed and n == 3:
+                change(guide)
+
+        options: dict[str, Any] = {"steps": torch.linspace(0.9, 0, 7), "callback": callback}
+        return sample(VPSDE(guide, EVENT), (2,), seed=1, backend=backend, **options)
+
+    native, expected = (drawn(backend, changed=True) for backend in ("auto", "reference"))
+    torch.testing.assert_close(native, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert float((drawn("auto", changed=False) - expected).norm() / expected.norm()) > 0.01
+
+
+class Louder(nn.Module):
+    """A process whose noise is louder by what is kept in one way or another."""
+
+    def __init__(self, eps: nn.Module, kind: str):
+        super().__init__()
+        self.eps, k = eps, torch.tensor(1.0)
+        if kind == "a parameter":
+            self.k = nn.Parameter(k, requires_grad=False)
+        elif kind == "a buffer":
+            self.register_buffer("k", k)
+        else:
+            self._k = k
+
+    def mu(self, t: Tensor) -> Tensor:
+        return torch.cos(1.5 * t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        k: Any = self._k if hasattr(self, "_k") else self.k
+        return float(k) * (1 - self.mu(t) ** 2 + 1e-6).sqrt()
+
+
+class Called(GaussianScore):
+    """Has a forward of its own, and so is called as it is."""
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        return super().forward(x, t, c)
+
+
+@pytest.mark.parametrize("kind", ["a parameter", "a buffer", "private"])
+def test_levels_that_a_callback_changes(kind: str):
+    def drawn(guidance: type[GaussianScore], k: float) -> Tensor:
+        prior = Louder(windows(), kind)
+        guide = guidance(torch.full((3, 1), 2.0), every_third, 0.3, prior, gamma=1.0)
+
+        def callback(n: int, t: float, x: Tensor) -> None:
+            kept: Any = prior._k if kind == "private" else prior.k
+            if n == 3:
+                kept.data.fill_(k)
+
+        options: dict[str, Any] = {"steps": torch.linspace(0.9, 0, 7), "callback": callback}
+        return sample(VPSDE(guide, EVENT), (2,), seed=1, **options)
+
+    expected = drawn(Called, 2.0)
+    assert float((drawn(GaussianScore, 2.0) - expected).norm() / expected.norm()) < 1e-4
+    assert float((drawn(GaussianScore, 1.0) - expected).norm() / expected.norm()) > 0.01
 
 
 def test_a_setting_that_a_callback_changes():
@@ -286,14 +551,24 @@ def test_a_u_net_that_changes_but_for_its_parameters(change: str):
     assert float((after - expected).norm() / expected.norm()) < 1e-4
 
 
-@pytest.mark.parametrize("depth", ["appended", "between", "bottleneck"])
-def test_a_residual_mlp_of_more_layers_is_called(depth: str):
-    network = windows()
+DEPTHS = ["appended", "between", "bottleneck", "of a block", "shortened", "of the embedding"]
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_residual_mlp_of_other_layers_is_called(depth: str):
+    network: Any = windows()
     layers = network.kernel.network
     if depth == "appended":
         layers.append(nn.Linear(9, 9))
     elif depth == "between":
         layers.insert(2, nn.Linear(16, 16))
+    elif depth == "of a block":
+        layers[1].append(nn.Dropout(0.5))
+        network.eval()
+    elif depth == "shortened":
+        del layers[1][3]
+    elif depth == "of the embedding":
+        network.kernel.embedding.append(nn.SiLU())
     else:
         layers[1][1], layers[1][3] = nn.Linear(16, 4), nn.Linear(4, 16)
     agree(network.requires_grad_(False))
@@ -302,6 +577,60 @@ def test_a_residual_mlp_of_more_layers_is_called(depth: str):
 def test_a_u_net_without_blocks():
     network = ScoreUNet(2, spatial=2, hidden_channels=[8], hidden_blocks=[0])
     agree(network.requires_grad_(False), (2, 8, 8))
+
+
+def test_features_that_become_a_mask():
+    """The columns of the first layer are packed anew."""
+    network = MCScoreNet(3, context=3, order=1, embedding=8, hidden_features=[16] * 2)
+    network.requires_grad_(False)
+    x, t = torch.randn(2, *EVENT), torch.tensor(0.5)
+    network(x, t, torch.ones(3))
+    network.length_aware, network.context = True, 0
+    result = network(x, t)
+    with ops.backend("reference"):
+        torch.testing.assert_close(result, network(x, t), rtol=1e-4, atol=1e-5)
+
+
+class Quantised(Tensor):
+    """Weights that are kept as integers, and are no numbers in memory themselves."""
+
+    q: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def __new__(cls, q: Tensor, scale: Tensor) -> "Quantised":
+        return Tensor._make_wrapper_subclass(cls, q.shape, dtype=torch.float32)  # type: ignore[attr-defined,no-any-return]
+
+    def __init__(self, q: Tensor, scale: Tensor):
+        self.q, self.scale = q, scale
+
+    @classmethod
+    def __torch_dispatch__(cls, f: Any, types: Any, args: Any, kwargs: Any = None) -> Any:
+        if f is torch.ops.aten.detach.default:
+            return Quantised(args[0].q, args[0].scale)
+        numbers = [a.q * a.scale if isinstance(a, Quantised) else a for a in args]
+        return f(*numbers, **(kwargs or {}))
+
+
+def quantised(weight: Tensor) -> Tensor:
+    scale = weight.abs().max() / 127
+    return Quantised((weight / scale).round().to(torch.int8), scale)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights"), [("mlp", quantised), ("mlp", Tensor.to_sparse), ("unet", quantised)]
+)
+def test_weights_that_are_not_simply_numbers_in_memory(kind: str, weights: Any):
+    network: Any = windows() if kind == "mlp" else unet()
+    last = layer(network)
+    last.weight = nn.Parameter(weights(last.weight), requires_grad=False)
+    event = EVENT if kind == "mlp" else (2, 8, 8)
+    result, expected = (
+        sample(VPSDE(network, event), (2,), steps=2, seed=1, backend=backend)
+        for backend in ("auto", "reference")
+    )
+    assert float((result - expected).norm() / expected.norm()) < 1e-4
+    assert "its weights are of type" in str(explain(VPSDE(network, event), (2,)))
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
 """What is kept of tensors from call to call."""
 
-__all__ = ["Parts", "anew", "identical", "keeping", "told", "version"]
+__all__ = ["Parts", "anew", "identical", "keeping", "numbers", "told", "version"]
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from itertools import chain
 from operator import is_not
 from typing import Any
@@ -51,12 +52,47 @@ def version(x: Tensor) -> object:
     return object() if x.is_inference() or _anew.get() else x._version
 
 
+_TORCHS = frozenset(vars(nn.Module()))  # what torch itself keeps in a module
+
+
+@lru_cache(maxsize=1024)
+def _is_others(kind: Any) -> bool:
+    """Says whether a class is neither of this package or torch, nor derived from one of ours."""
+    packages = {k.__module__.partition(".")[0] for k in kind.__mro__}
+    return "sda_fast" not in packages and kind.__module__.partition(".")[0] != "torch"
+
+
+def _attributes(thing: Any) -> Iterator[Any]:
+    """Yields what a thing has in attributes with public names, of others' classes also in private
+    ones (ours keep there what they made), and what is in lists and the like of those."""
+    others = _is_others(thing.__class__)
+    for name, value in getattr(thing, "__dict__", {}).items():
+        if name not in _TORCHS and (others or name[0] != "_"):
+            yield from _within(value) if others else (value,)
+
+
+def _within(value: Any, depth: int = 4) -> Iterator[Any]:
+    yield value
+    if depth > 0 and isinstance(value, dict | list | tuple | set):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _within(part, depth - 1)
+
+
 def told(things: Sequence[Any]) -> list[Any]:
-    """Returns what things were told, their public attributes, and whether hooks are on modules
+    """Returns what things were told, their classes and attributes, and whether hooks are on modules
     among them: what is :func:`identical` unless it was told anew."""
-    attributes = (getattr(thing, "__dict__", {}).items() for thing in things)
-    values = [value for name, value in chain.from_iterable(attributes) if name[0] != "_"]
-    return [*values, *(hooked(thing) for thing in things if isinstance(thing, nn.Module))]
+    values = list(chain.from_iterable(map(_attributes, things)))
+    hooks = [hooked(thing) for thing in things if isinstance(thing, nn.Module)]
+    return [*values, *map(type, things), *hooks]
+
+
+def numbers(things: Sequence[Any]) -> list[object]:
+    """Returns what differs after a number changed in place in a buffer or an attribute of others'
+    things."""
+    others = [thing for thing in things if _is_others(thing.__class__)]
+    buffers = (getattr(thing, "_buffers", {}).values() for thing in others)
+    values = chain(chain.from_iterable(buffers), chain.from_iterable(map(_attributes, others)))
+    return [version(x) for x in values if isinstance(x, Tensor)]
 
 
 def identical(a: Sequence[Any], b: Sequence[Any]) -> bool:
@@ -72,7 +108,7 @@ class Parts:
     """
 
     def __init__(self, *modules: nn.Module):
-        self.modules = list(chain.from_iterable(map(nn.Module.modules, modules)))
+        self.modules = list(dict.fromkeys(chain.from_iterable(map(nn.Module.modules, modules))))
         self._lists: list[dict[str, Any]] = []
         self._tensors: list[Tensor] = []
         self._counted: list[Tensor] = []
@@ -83,7 +119,8 @@ class Parts:
             self._counted += [p for p in parameters if not p.is_inference()]
             self._lists += filter(None, (module._modules, module._parameters, module._buffers))
 
-        self._things = list(self._listed())  # held, as what takes the place of one may get its id
+        # held, as what takes the place of one may get its id, or its place in memory
+        self._things = list(self._listed()), [x.detach() for x in self._tensors]
         self._before = self._now()
 
     def unchanged(self) -> bool:
@@ -92,9 +129,8 @@ class Parts:
         return self._now() == self._before
 
     def contents(self) -> list[object]:
-        """Returns what differs after a number in their parameters and buffers may have changed."""
-        with anew():
-            return list(map(version, self._tensors))
+        """Returns what differs after a number in their parameters and buffers changed."""
+        return list(map(version, self._tensors))
 
     def _now(self) -> tuple[list[int], list[int], list[int | None]]:
         versions = [p._version for p in self._counted]

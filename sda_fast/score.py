@@ -1,9 +1,17 @@
 r"""Score networks: of states, of windows, and of trajectories composed from windows."""
 
-__all__ = ["MCScoreNet", "MCScoreWrapper", "ScoreNet", "ScoreUNet", "look_again", "sampling"]
+__all__ = [
+    "MCScoreNet",
+    "MCScoreWrapper",
+    "ScoreNet",
+    "ScoreUNet",
+    "look_again",
+    "others_code",
+    "sampling",
+]
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -30,6 +38,13 @@ class _Evaluation:
     window_batch: int | None
     fused: dict[nn.Module, tuple[Parts, FusedMLP | FusedUNet]]
     seen: dict[nn.Module, tuple[list[object], list[Any]]]  # their numbers, and what they were told
+    others: bool = False  # whether the code of others runs
+
+    def changed(self, network: nn.Module, parts: Parts) -> bool:
+        """Says whether anything of a network may have changed since it was last asked."""
+        numbers, settings = self.seen.get(network, ([], []))
+        now = self.seen[network] = parts.contents(), told(parts.modules)
+        return now[0] != numbers or not identical(now[1], settings)
 
 
 Fused = TypeVar("Fused", FusedMLP, FusedUNet)
@@ -46,8 +61,33 @@ def sampling(window_batch: int | None = None) -> Iterator[None]:
         window_batch: The number of windows, over all samples, that a network evaluates in one
             call, by default all.
     """
-    outer = _evaluation.get() or _Evaluation(None, {}, {})
-    token = _evaluation.set(replace(outer, window_batch=window_batch))
+    outer = _evaluation.get()
+    if outer is None or outer.others:  # a sample within a sample begins anew
+        outer = _Evaluation(None, {}, {})
+    with _evaluated(replace(outer, window_batch=window_batch)):
+        yield
+
+
+@contextmanager
+def others_code(runs: Any = None) -> Iterator[None]:
+    """Makes composed networks look for all changes at every evaluation, as outside of
+    :func:`sampling`, for a `with` block that runs what a user wrote.
+
+    Arguments:
+        runs: What is called, where it may be a network of this package: that changes nothing.
+    """
+    evaluation = _evaluation.get()
+    ours = type(runs) in (MCScoreNet, MCScoreWrapper, ScoreNet, ScoreUNet)
+    if evaluation is None or evaluation.others or ours:
+        yield
+        return
+    with _evaluated(replace(evaluation, others=True)):
+        yield
+
+
+@contextmanager
+def _evaluated(evaluation: _Evaluation) -> Iterator[None]:
+    token = _evaluation.set(evaluation)
     try:
         yield
     finally:
@@ -59,9 +99,9 @@ def look_again() -> None:
     if (evaluation := _evaluation.get()) is None:
         return
     for network, (parts, _) in list(evaluation.fused.items()):
-        numbers, settings = evaluation.seen.get(network, ([], []))
-        now = evaluation.seen[network] = parts.contents(), told(parts.modules)
-        if now[0] != numbers or not identical(now[1], settings):
+        with anew():
+            changed = evaluation.changed(network, parts)
+        if changed:
             del evaluation.fused[network]
 
 
@@ -117,28 +157,34 @@ def _plan_tensors(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return plan.start, plan.mask, plan.weight
 
 
-def _remembered(network: nn.Module, make: Callable[[], Fused]) -> Fused | str:
-    """Returns what evaluates a network natively, within :func:`sampling` what was made before of
-    the same parameters, or why nothing can."""
+def _remembered(network: nn.Module, make: Callable[[], Fused], x: Tensor) -> Fused | str:
+    """Returns what evaluates a network natively on some states, within :func:`sampling` what was
+    made before of the same parameters, or why nothing can."""
     evaluation = _evaluation.get()
+    # where others ask for a gradient of the states, the network is what guides, and does not learn
+    learns = evaluation is None or (evaluation.others and not x.requires_grad)
+    if learns and torch.is_grad_enabled() and any(p.requires_grad for p in network.parameters()):
+        return "its parameters require gradients"
+
     if evaluation is not None and network in evaluation.fused:
         parts, known = evaluation.fused[network]
-        if parts.unchanged():
+        changed = evaluation.others and evaluation.changed(network, parts)
+        if not changed and parts.unchanged():
             return cast(Fused, known)
 
-    learns = evaluation is None and torch.is_grad_enabled()
-    if learns and any(p.requires_grad for p in network.parameters()):
-        return "its parameters require gradients"
     if (why := ops.transformed(network.parameters())) is not None:
         return why
     try:
         if evaluation is None:
             return make()
-        with anew():
+        with nullcontext() if evaluation.others else anew():
             fused = make()
     except UnfusableError as reason:
         return str(reason)
-    evaluation.fused[network] = Parts(network), fused
+    parts = Parts(network)
+    evaluation.fused[network] = parts, fused
+    if evaluation.others:
+        evaluation.changed(network, parts)  # from now on
 
     return fused
 
@@ -226,7 +272,7 @@ class ScoreUNet(nn.Module):
         if torch.compiler.is_compiling() or y.is_meta or not _is_native(y, t):
             return "the native operators are not used"
 
-        fused = _remembered(self, lambda: FusedUNet(self.network))
+        fused = _remembered(self, lambda: FusedUNet(self.network), y)
         if isinstance(fused, FusedUNet):
             return fused.unserved(y, t) or fused
         return fused
@@ -435,7 +481,7 @@ class MCScoreNet(nn.Module):
         if type(self.kernel) is not ScoreNet:
             return f"its kernel is a {type(self.kernel).__name__}"
 
-        fused = _remembered(self, lambda: FusedMLP(self, self._packed))
+        fused = _remembered(self, lambda: FusedMLP(self, self._packed), x)
         if isinstance(fused, FusedMLP):
             return fused.unserved(x, t, c) or fused
         return fused

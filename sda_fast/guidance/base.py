@@ -33,6 +33,7 @@ from .. import ops
 from .._autocast import exact, widened
 from .._calls import own, stands_for_call
 from ..reference import widen
+from ..score import others_code
 
 Level = float | Tensor  # a number, or a tensor () where a step is captured once for all times
 Vjp = Callable[[Tensor], Tensor]
@@ -169,13 +170,15 @@ class Guidance(nn.Module):
             context: The context, if any is passed.
         """
         vjp: Vjp
-        if self.detach:
-            eps, vjp = widened(self.sde.eps(x.clone(), t, *context), x).clone(), _detached
-        else:
-            eps, vjp = linearise(self.sde.eps, x, t, *context)
-        with exact(x):
+        with others_code(self.sde.eps):
+            if self.detach:
+                eps, vjp = widened(self.sde.eps(x.clone(), t, *context), x).clone(), _detached
+            else:
+                eps, vjp = linearise(self.sde.eps, x, t, *context)
+        with exact(x), others_code():
             direct = self.cotangent(ops.denoise(x, eps, mu, sigma), mu, sigma, vjp)
-        return Pieces(eps, direct, None if self.detach else vjp(direct))
+        with others_code(self.sde.eps):
+            return Pieces(eps, direct, None if self.detach else vjp(direct))
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         """Maps noisy trajectories (B, *event), a time () and context to noise (B, *event)."""

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from .. import ops, recognise
 from .._autocast import widened
-from .._kept import Parts, identical, told
+from .._kept import Parts, identical, numbers, told, version
 from ..guidance import Level, Pieces, context_for, in_pieces
 from ..schedule import coefficients
-from ..score import MCScoreNet, look_again
+from ..score import MCScoreNet, look_again, others_code
 from .graph import Graph, unserved
 from .plan import SamplingPlan
 
@@ -114,7 +114,8 @@ class Estimator:
         if not levels:
             # the state is in memory that later steps write to, and another's network may keep it
             given = x if isinstance(self.estimator, recognise.OWN) else x.clone()
-            eps = widened(self.estimator(given, t, *self.context), x)
+            with others_code(self.estimator):
+                eps = widened(self.estimator(given, t, *self.context), x)
             _check("sde.eps", eps, x)
             return eps
 
@@ -139,16 +140,17 @@ class Estimator:
 
 
 class _MadeOf:
-    """What an estimator is made of: its modules, of a guidance module also those of the network
-    within; what they were told, their public attributes; and whether hooks are on them."""
+    """What an estimator is made of: its modules, of a guidance module also those of the process
+    and the network within; what they were told; and the numbers that others' things keep."""
 
     def __init__(self, estimator: Any):
         sde = getattr(estimator, "sde", None)
         inner = getattr(sde, "eps", None)
-        within = [each for each in (estimator, inner) if isinstance(each, nn.Module)]
+        within = [each for each in (estimator, sde, inner) if isinstance(each, nn.Module)]
         self.parts = Parts(*within)
         self.things = [estimator, sde, *self.parts.modules]
-        self.before = told(self.things)
+        self.levels = list(sde.parameters(recurse=False)) if isinstance(sde, nn.Module) else []
+        self.before, self.numbers = told(self.things), self._numbers()
 
     def of(self, estimator: Any) -> bool:
         """Says whether it is that of an estimator."""
@@ -156,7 +158,11 @@ class _MadeOf:
 
     def unchanged(self) -> bool:
         """Says whether all of it is the same now, as far as torch counts changes of parameters."""
-        return identical(told(self.things), self.before) and self.parts.unchanged()
+        same = identical(told(self.things), self.before) and self.parts.unchanged()
+        return same and self._numbers() == self.numbers
+
+    def _numbers(self) -> list[object]:
+        return [*numbers(self.things), *map(version, self.levels)]
 
 
 def _check(name: str, eps: Tensor, x: Tensor) -> None:

@@ -77,8 +77,10 @@ def sample(
         progress: Whether to show a progress bar.
         callback: Called after each step with the number of the step, its time and the state,
             with shape (*shape, *event). The state is that of the sampler: clone what you keep.
-            Where it returns True, that state is the result. What it changes of the process, its
-            estimators and their parameters counts from then on; that is looked for after each call.
+            Where it returns True, that state is the result. What it changes of the process's
+            estimator, and of processes, networks and parameters within that, counts from then on;
+            that is looked for after each call. It is called under :func:`torch.no_grad`. Times and
+            the process's own levels are those of the plan.
         denoise: Whether to take :math:`\hat x` of the last state for the result, at the price of
             one more score evaluation.
         clip: A bound c of what every estimate denoises to: where :math:`|\hat x| > c` the estimate
