@@ -17,7 +17,9 @@ import torch
 ROUND = 5e-3  # seconds: so many calls make a round
 PRECISION = {"bfloat16": "medium", "tf32": "high"}  # of matrix products, by how a code's name ends
 ROUNDING = {"bfloat16": 5e-2, "tf32": 5e-3}  # the error that it may make
-LONG, FEW = 2.0, 3  # of a call that takes so many seconds, so many rounds suffice
+# Of a call that takes so many seconds, so many rounds suffice.
+LONG, FEW = 2.0, 3
+LONGEST, FEWEST = 20.0, 2
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def take_turns(
         codes: Which codes of it.
         clock: The clock.
         seconds: The time of a code's rounds, but for the least number of them.
-        rounds: The least number of rounds; where a call takes seconds, three suffice.
+        rounds: The least number of rounds; where a call takes seconds, three or two suffice.
         wait: Waits for the device.
     """
     measured = Measured()
@@ -134,17 +136,17 @@ def take_turns(
                 with precision(code):
                     work.check(code)
                 calls[code] = 1
-                once = one_round(code)  # warm-up
-                if once < LONG:
+                if longest < LONG or work.error is None:  # else the comparison was the warm-up
                     once = one_round(code)
-                calls[code] = max(1, min(1000, int(ROUND / max(once, 1e-9))))
+                    once = once if once >= LONG else one_round(code)
+                    calls[code] = max(1, min(1000, int(ROUND / max(once, 1e-9))))
+                    longest = max(longest, once)
                 measured.times[code] = []
-                longest = max(longest, once)
             except Exception as error:  # whatever a compiler raises: the others are still timed
                 measured.problems[code] = error
 
         if longest >= LONG:
-            rounds = min(rounds, FEW)
+            rounds = min(rounds, FEW if longest < LONGEST else FEWEST)
         done, until = 0, monotonic() + seconds * len(measured.times)
         while done < rounds or monotonic() < until:
             for code, found in measured.times.items():

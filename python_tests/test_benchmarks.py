@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
@@ -240,11 +241,25 @@ def test_codes_take_turns():
     )
 
 
-def test_a_long_call_is_timed_three_times():
-    clock = Clock()
-    work = turns.Work({"eager": lambda: setattr(clock, "ticks", clock.ticks + 5)})
-    measured = turns.take_turns(work, ["eager"], clock, 0.0, 9)
-    assert measured.times == {"eager": [6, 6, 6]}
+@pytest.mark.parametrize(("seconds", "rounds"), [(1, 9), (5, 3), (50, 2)])
+def test_a_long_call_is_timed_a_few_times(seconds: int, rounds: int):
+    clock, order = Clock(), []
+
+    def run(code: str) -> None:
+        order.append(code)
+        clock.ticks += seconds
+
+    def error(code: str) -> float:
+        order.append(f"{code} compared")
+        return 0.0
+
+    work = turns.Work({code: partial(run, code) for code in ("eager", "native")}, error)
+    measured = turns.take_turns(work, ["eager", "native"], clock, 0.0, 9)
+    assert measured.times == {code: [seconds + 1] * rounds for code in ("eager", "native")}
+    first = order[: order.index("native compared") + 1]
+    assert first == ["eager compared", *["eager"] * (1 + (seconds == 1)), "native compared"]
+    # which then is the warm-up
+    assert (order[len(first)] == "native") == (seconds == 1)
 
 
 def test_rounds_are_told_again():
