@@ -31,9 +31,26 @@ inline void check_beside(const char* name, const Tensor& t, const Tensor& x,
   check_same_device(name, t, "the other tensors", x);
 }
 
-inline void check_upsample(const std::vector<int64_t>& up) {
+constexpr int64_t kMostPoints = int64_t{1} << 31;  // so that no product of sizes overflows
+
+// x must have been found to have fewer points than that.
+inline void check_upsample(const std::vector<int64_t>& up, const Tensor& x) {
   check_trailing("upsample", up, 2);
-  check(up[0] >= 1 && up[1] >= 1, "upsample must be at least 1, but is ", list_of(up), ".");
+  for (int64_t d = 0; d < 2; ++d) {
+    check(up[d] >= 1 && up[d] < kMostPoints && up[d] * x.size(2 + d) < kMostPoints,
+          "upsample must be at least 1 and give fewer than 2^31 rows or columns, but is ",
+          list_of(up), " for shape ", shape_of(x), ".");
+  }
+}
+
+inline void check_points(const Tensor& x) {
+  int64_t points = 1;
+  for (const int64_t d : {0, 2, 3}) {
+    const bool fewer = x.size(d) < kMostPoints && points * x.size(d) < kMostPoints;
+    check(fewer, "fields must have fewer than 2^31 points in all, but have shape ", shape_of(x),
+          ".");
+    points *= x.size(d);
+  }
 }
 
 inline FieldStrides strides_of(const Tensor& t) {
@@ -53,14 +70,13 @@ const T* data_of(const std::optional<Tensor>& t) {
 inline Padded padded_of(const Tensor& x, const std::vector<int64_t>& padding,
                         const std::vector<int64_t>& up) {
   check_trailing("padding", padding, 2);
-  check_upsample(up);
+  check_points(x);
+  check_upsample(up, x);
   for (int64_t d = 0; d < 2; ++d) {
     check(padding[d] >= 0 && padding[d] <= up[d] * x.size(2 + d),
           "padding must be at least 0 and at most the size that it pads, but is ", list_of(padding),
           " for shape ", shape_of(x), ".");
   }
-  check(x.size(0) * x.size(2) * x.size(3) < int64_t{1} << 31,
-        "fields must have fewer than 2^31 points in all, but have shape ", shape_of(x), ".");
   return {x.size(0), x.size(1), x.size(2), x.size(3), padding[0], padding[1], up[0], up[1]};
 }
 
@@ -118,7 +134,7 @@ struct NormPadVjpOperands {
       : upsample(upsample_) {
     check_field("normed", normed);
     padded = padded_of(normed, padding, {1, 1});
-    check_upsample(upsample);
+    check_upsample(upsample, normed);
     check_beside("cotangent", cotangent, normed, upsample);
     if (residual) check_beside("residual", *residual, normed, {1, 1});
     const ScalarType type = arithmetic_type(normed);

@@ -114,6 +114,16 @@ def test_activation_pad(shape, padding, upsample, activation, dtype):
             close(ops.activation_pad_vjp(h, y, *args), product, dtype)
 
 
+@pytest.mark.parametrize("activation", [None, *range(5)])
+def test_nan_stays_nan(activation: int | None):
+    """In its place alone, among others of a vector."""
+    x = torch.randn(1, 16, 1, 3)
+    x[0, 5, 0, 1] = torch.nan
+    with ops.backend("native"):
+        result = ops.activation_pad(x, activation)
+    assert torch.equal(result.isnan(), x.isnan())
+
+
 def test_reference_is_the_product_of_autograd():
     """The formulas of the reference's vector-Jacobian products against autograd."""
     x = torch.randn(2, 5, 4, 3, dtype=torch.float64, requires_grad=True)
@@ -223,6 +233,12 @@ def test_empty():
         (lambda x: ops.norm_pad(x, None, (4, 0)), r"padding must be .* at most the size"),
         (lambda x: ops.norm_pad(x, None, (1,)), r"padding must have 2 number"),
         (lambda x: ops.norm_pad(x, None, (1, 1), (0, 1)), "upsample must be at least 1"),
+        (lambda x: ops.norm_pad(x, None, (0, 0), (2**62 + 1, 1)), "upsample .* fewer than 2.31"),
+        (
+            lambda x: ops.norm_pad_vjp(x, x, torch.zeros(2, 3, 4), None, (0, 0), (1, 2**62 + 1)),
+            "upsample .* fewer than 2.31",
+        ),
+        (lambda x: ops.norm_pad(torch.zeros(0, 1, 2**40, 1)), "fewer than 2.31 points"),
         (lambda x: ops.norm_pad(torch.zeros(1, 2049, 1, 1)), "1 to 2048 channels"),
         (lambda x: ops.norm_pad_vjp(x, x, torch.zeros(2, 3)), "scale must be float32 of shape"),
         (

@@ -59,7 +59,7 @@ SDA_FAST_FN Activated<V> activate(Activation f, V a) {
   const V zero = {}, one = zero + S(1);
   switch (f) {
     case Activation::kReLU:
-      return {a > zero ? a : zero, a > zero ? one : zero};
+      return {a < zero ? zero : a, a > zero ? one : zero};  // NaN stays
     case Activation::kELU: {
       const V e = exponential(a);
       return {a > zero ? a : e - S(1), a > zero ? one : e};
