@@ -189,11 +189,6 @@ def _remembered(network: nn.Module, make: Callable[[], Fused], x: Tensor) -> Fus
     return fused
 
 
-def _is_native(*arguments: Tensor | None) -> bool:
-    """Says whether a network is to run natively, by all of its arguments."""
-    return ops.is_native(*(a for a in arguments if a is not None))
-
-
 def _joined(parts: Iterable[Tensor], windows: int) -> Tensor:
     """Joins what was computed of chunks of windows, with shapes (B, n, *), one after the other:
     each may lie where the one before did."""
@@ -269,7 +264,7 @@ class ScoreUNet(nn.Module):
             y: Fields with their context, with shape (B, channels + context, *).
             t: The times, with shape () or (B).
         """
-        if torch.compiler.is_compiling() or y.is_meta or not _is_native(y, t):
+        if torch.compiler.is_compiling() or y.is_meta or not ops.is_native(y, t):
             return "the native operators are not used"
 
         fused = _remembered(self, lambda: FusedUNet(self.network), y)
@@ -476,7 +471,7 @@ class MCScoreNet(nn.Module):
 
     def fused(self, x: Tensor, t: Tensor | None = None, c: Tensor | None = None) -> FusedMLP | str:
         """Returns what evaluates the network natively, or why its kernel is called instead."""
-        if not _is_native(x, t, c):
+        if not ops.is_native(x, t, c):
             return "the native operators are not used"
         if type(self.kernel) is not ScoreNet:
             return f"its kernel is a {type(self.kernel).__name__}"

@@ -82,10 +82,12 @@ def unserved(x: Tensor) -> str | None:
     return f"there are no native operators for the device {x.device.type}"
 
 
-def transformed(tensors: Iterable[Tensor]) -> str | None:
+def transformed(tensors: Iterable[Tensor | None]) -> str | None:
     """Returns why tensors inside a transformation cannot be served, or None if they can be."""
     dual = forward_ad._current_level >= 0
     for x in tensors:
+        if x is None:
+            continue
         if _is_wrapped(x):
             return "the native operators do not serve the transformations of torch.func"
         if dual and forward_ad.unpack_dual(x).tangent is not None:
@@ -117,11 +119,12 @@ def _any_requires_grad(args: Iterable[Any]) -> bool:
     return False
 
 
-def is_native(*tensors: Tensor, in_place: bool = False) -> bool:
+def is_native(first: Tensor, *others: Tensor | None, in_place: bool = False) -> bool:
     """Says whether an operator on floating-point tensors is to run natively.
 
     Arguments:
-        tensors: Its floating-point arguments; the first decides, and all may carry gradients.
+        first: The first of its floating-point arguments, which decides.
+        others: The others, if they are given: all may carry gradients.
         in_place: Whether it changes the first, of which the native operator keeps no gradient.
     """
     global _warned
@@ -131,7 +134,8 @@ def is_native(*tensors: Tensor, in_place: bool = False) -> bool:
     if name == "reference":
         return False
 
-    reason = unserved(tensors[0])
+    tensors = (first, *others)
+    reason = unserved(first)
     if reason is None and not compiling:
         reason = transformed(tensors)
     if reason is None and in_place and need_grad(tensors):

@@ -45,7 +45,7 @@ def norm_pad(
     Raises:
         RuntimeError: If a shape or dtype does not fit, or there are more than 2048 channels.
     """
-    if is_native(x):
+    if is_native(x, shift):
         arguments = (x, shift, list(padding), list(upsample), eps)
         result: tuple[Tensor, Tensor] = call(native.norm_pad, *arguments)
         return result
@@ -81,7 +81,7 @@ def norm_pad_vjp(
         RuntimeError: If a shape or dtype does not fit, or there are more than 2048 channels.
     """
     tensors = (cotangent, normed, scale, residual)
-    if is_native(cotangent):
+    if is_native(*tensors):
         product: Tensor = call(native.norm_pad_vjp, *tensors, list(padding), list(upsample))
         return product
     return reference.norm_pad_vjp(*tensors, list(padding), list(upsample))
@@ -114,7 +114,7 @@ def activation_pad(
     Raises:
         RuntimeError: If a shape or dtype does not fit, or there are more than 2048 channels.
     """
-    if is_native(x):
+    if is_native(x, bias):
         padded: Tensor = call(native.activation_pad, x, activation, list(padding), bias)
         return padded
     return reference.activation_pad(x, activation, list(padding), bias)
@@ -143,7 +143,7 @@ def activation_pad_vjp(
     Raises:
         RuntimeError: If a shape or dtype does not fit, or there are more than 2048 channels.
     """
-    if is_native(cotangent):
+    if is_native(cotangent, x, bias):
         operator = native.activation_pad_vjp
         product: Tensor = call(operator, cotangent, x, activation, list(padding), bias)
         return product

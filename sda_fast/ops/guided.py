@@ -48,14 +48,14 @@ def guide(eps: Tensor, direct: Tensor, through: Tensor | None, mu: float, sigma:
     Raises:
         RuntimeError: If shapes, dtypes or devices differ, or `mu` is not above 0.
     """
-    if is_native(*_given(eps, direct, through)):
+    if is_native(eps, direct, through):
         return call(native.guide, eps, direct, through, mu, sigma)
     return reference.guide(eps, direct, through, mu, sigma)
 
 
 def guide_(eps: Tensor, direct: Tensor, through: Tensor | None, mu: float, sigma: float) -> None:
     """Makes the posterior's estimate of :func:`guide` in place, of an `eps` of any strides."""
-    if is_native(*_given(eps, direct, through), in_place=True):
+    if is_native(eps, direct, through, in_place=True):
         native.guide_(eps, direct, through, mu, sigma)
     else:
         reference.guide_(eps, direct, through, mu, sigma)
@@ -100,7 +100,7 @@ def guide_predictor_(
         RuntimeError: If shapes, dtypes or devices differ, `x` and `eps` share memory, `mu` is not
             above 0, or there are not as many weights as past estimates.
     """
-    if is_native(*_given(x, eps, direct, through, *past), in_place=True):
+    if is_native(x, eps, direct, through, *past, in_place=True):
         native.guide_predictor_(x, eps, direct, through, mu, sigma, r, b, past, past_b)
     else:
         reference.guide_predictor_(x, eps, direct, through, mu, sigma, r, b, past, past_b)
@@ -161,14 +161,10 @@ def guide_langevin_(
         in_place(
             "x", x, batch_dims, lambda x: in_place("eps", eps, batch_dims, partial(corrected, x))
         )
-    elif is_native(*_given(x, eps, direct, through), in_place=True):
+    elif is_native(x, eps, direct, through, in_place=True):
         native.guide_langevin_(x, eps, direct, through, mu, sigma, tau, *stream.values())
     else:
         reference.guide_langevin_(x, eps, direct, through, mu, sigma, tau, **stream)
-
-
-def _given(*tensors: Tensor | None) -> list[Tensor]:
-    return [x for x in tensors if x is not None]
 
 
 def _setup_guide(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

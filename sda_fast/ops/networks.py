@@ -73,9 +73,11 @@ def mlp_score(
         The composed estimate, with shape :math:`(B, L, D)`.
 
     Raises:
-        RuntimeError: If a shape or dtype does not fit.
+        RuntimeError: If a shape or dtype does not fit, or it is transformed by :mod:`torch.func` or
+            differentiated in forward mode.
     """
     tensors = (x, start, mask, weight, bias, weights, transposed)
+    _check_plain(x, bias, weights)
     options = (widths, activation, length_aware, bfloat16, tf32)
     needs_grad = torch.is_grad_enabled() and x.requires_grad
     rows = _rows(x, start, widths, bfloat16) if needs_grad else 0
@@ -99,6 +101,7 @@ def mlp_score_linearised(
     """Evaluates :func:`mlp_score`, and returns its vector-Jacobian product at x as well, a function
     from cotangents (B, L, D) to the same shape, without autograd."""
     tensors = (x, start, mask, weight, bias, weights, transposed)
+    _check_plain(x, bias, weights)
     options = (widths, activation, length_aware, bfloat16, tf32)
     rows = _rows(x, start, widths, bfloat16)
     with torch.no_grad():
@@ -111,6 +114,12 @@ def mlp_score_linearised(
         return product
 
     return eps, vjp
+
+
+def _check_plain(*tensors: Tensor) -> None:
+    """Checks that there is no transformation: it has no reference to leave that to."""
+    if not torch.compiler.is_compiling() and (why := transformed(tensors)) is not None:
+        raise RuntimeError(f"mlp_score cannot be transformed: {why}")
 
 
 def _rows(x: Tensor, start: Tensor, widths: list[int], bfloat16: bool) -> int:

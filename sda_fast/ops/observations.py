@@ -108,7 +108,7 @@ def sparse_map(
     """
     if need_grad((value,)):
         return reference.sparse_map(x, row, column, value)
-    if is_native(x):
+    if is_native(x, value):
         value = None if value is None else _widened(value, x)
         row_t, column_t, value_t = transposed or (None, None, None)
         value_t = None if value_t is None else _widened(value_t, x)
