@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -186,6 +187,47 @@ def observe_and_pull(A: Any, x: torch.Tensor, cotangent: torch.Tensor) -> torch.
     with torch.no_grad():
         _, transposed = observe(A, x)
         return transposed(cotangent)
+
+
+# Memory
+
+PEAK = """
+import ctypes, sys, torch
+from sda_fast import MCScoreNet
+from sda_fast.score import sampling
+
+def status(name):
+    with open("/proc/self/status") as lines:
+        (line,) = (line for line in lines if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+torch.set_num_threads(2)
+network = MCScoreNet(3, order=2, hidden_features=[128] * 5).requires_grad_(False)
+t = torch.tensor(0.3)
+with torch.no_grad(), sampling():
+    for batch, length in ((1, 9), *(tuple(map(int, case.split("x"))) for case in sys.argv[1:])):
+        x = torch.randn(batch, length, 3)
+        network.plan(length)
+        ctypes.CDLL(None).malloc_trim(0)
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # the peak begins anew
+        before = status("VmRSS")
+        eps, vjp = network.linearise(x, t)
+        eps = vjp(eps)
+        print(status("VmHWM") - before - 3 * x.nbytes)  # but for what it is given and returns
+"""
+
+
+@needs_native
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_memory_of_a_network() -> None:
+    """What evaluating a network and its gradient takes does not grow with the trajectories."""
+    command = [sys.executable, "-c", PEAK, "32x65", "128x65", "1x20000", "8x20000"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    _, *peaks = map(int, done.stdout.split())
+    assert len(peaks) == 4
+    assert min(peaks) > 1e6
+    assert max(peaks) < 16e6, peaks
 
 
 # Instructions

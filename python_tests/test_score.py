@@ -1,5 +1,7 @@
 """Score networks against the formulas, from single states to composed trajectories."""
 
+from collections.abc import Callable
+
 import oracles
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from sda_fast import (
     VPSDE,
     Centre,
+    GaussianScore,
     Junction,
     MCScoreNet,
     MCScoreWrapper,
@@ -406,3 +409,14 @@ def test_compiled_without_a_break():
         torch.testing.assert_close(compiled(x, t), expected)
         exported = torch.export.export(step, (x, t))
         torch.testing.assert_close(exported.module()(x, t), expected)
+
+
+@pytest.mark.filterwarnings("ignore:(?s).*Dynamo:UserWarning")  # of where it divides it
+@pytest.mark.parametrize("A", [lambda x: x[:, ::4, 0], lambda x: x.square().sum(-1)])
+def test_guidance_compiles(A: Callable[[Tensor], Tensor]):
+    """In parts: its levels are numbers, and its network chooses what serves it."""
+    guidance = GaussianScore(torch.zeros(1), A, 0.1, VPSDE(mlp(2), (9, 3)))
+    x, t = torch.randn(2, 9, 3), torch.tensor(0.4)
+    with torch.no_grad():
+        compiled = torch.compile(guidance, backend="aot_eager")
+        torch.testing.assert_close(compiled(x, t), guidance(x, t))

@@ -94,6 +94,8 @@ def by_autograd(
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         y = f(x.clone())  # which it may change in place
+        if torch.compiler.is_compiling() and isinstance(y, Tensor):
+            y = y.clone()  # a view of what is not returned is beyond torch's compiler
 
     def vjp(cotangent: Tensor) -> Tensor:
         (gradient,) = torch.autograd.grad(y, x, cotangent, retain_graph=True)

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._dispatch import call, fake_like, native, register
+from ._dispatch import call, fake_like, native, register, transformed
 
 CPU = torch.device("cpu")
 
 # How much of a network's activations is kept for its gradient. What of the windows does not fit is
 # computed once more.
-KEPT_BYTES = 1 << 24
+KEPT_BYTES = 10 << 20
 KEPT_BYTES_CUDA = 1 << 28
 
 

@@ -71,7 +71,9 @@ def sample(
             in one call. By default all at once, or as many as half of the free memory holds. Less
             saves memory; the samples are the same, bit for bit where a fused MLP serves
             (:func:`explain`) and to rounding elsewhere.
-        dtype: The type of the state. By default that of the network's parameters.
+        dtype: The type of the state. By default that of the network's parameters. How products
+            within the network are rounded is no matter of it, but of
+            :func:`torch.set_float32_matmul_precision`.
         backend: "native", "reference" (pure PyTorch) or "auto", which falls back where a native
             operator cannot serve.
         progress: Whether to show a progress bar.
