@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from sda_fast import (
+    DPSGaussianScore,
     GaussianScore,
+    LikelihoodScore,
     MCScoreNet,
     MCScoreWrapper,
+    MMPSGaussianScore,
     ScoreUNet,
     explain,
     ops,
@@ -276,6 +279,70 @@ def test_what_only_looks_alike_is_called(guided: bool):
     assert twin(look_alike) is not None
     result, expected = (samples(process(look_alike), name) for name in ("native", "reference"))
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+
+    plan = explain(process(look_alike))
+    assert plan.estimator is look_alike
+    assert "but other numbers" in str(plan)
+    assert "fused" not in str(plan)
+
+
+OURS: dict[str, Any] = {
+    "gaussian": lambda sde: GaussianScore(torch.full((5, 1), 0.5), observed, 0.3, sde, gamma=0.1),
+    "detached": lambda sde: GaussianScore(torch.zeros(5, 1), observed, 0.3, sde, detach=True),
+    "dps": lambda sde: DPSGaussianScore(torch.full((5, 1), 0.5), observed, sde, zeta=0.3),
+    "mmps": lambda sde: MMPSGaussianScore(torch.full((5, 1), 0.5), observed, 0.3, sde),
+    "likelihood": lambda sde: LikelihoodScore(
+        lambda x: -observed(x).square().flatten(1).sum(1), sde
+    ),
+}
+
+
+def observed(x: Tensor) -> Tensor:
+    return x[:, ::4, :1]
+
+
+@pytest.mark.parametrize("law", OURS)
+@pytest.mark.parametrize("kind", [Windows, OtherForward])
+def test_our_guidance_of_another_package_s_network(kind: type[WindowParts], law: str):
+    """The network is served as it is by itself."""
+    torch.manual_seed(0)
+    network = kind().requires_grad_(False)
+    sde = process(OURS[law](process(network)))
+    results = [samples(sde, backend) for backend in ("native", "reference")]
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
+
+    plan = explain(sde)
+    agrees = kind is Windows
+    assert ("but other numbers" in str(plan)) is not agrees
+    assert ("fused" in str(plan)) is agrees
+    assert sde.eps.sde.eps is network
+
+
+@pytest.mark.parametrize("change", ["y", "weights", "network"])
+def test_our_guidance_that_a_callback_changes(change: str):
+    def drawn(backend: str, *, changed: bool) -> Tensor:
+        torch.manual_seed(0)
+        network = Windows().requires_grad_(False)
+        sde = process(OURS["gaussian"](process(network)))
+
+        def callback(n: int, t: float, x: Tensor) -> None:
+            if n != 3 or not changed:
+                return
+            if change == "y":
+                sde.eps.y = sde.eps.y + 50.0
+            elif change == "weights":
+                for p in network.parameters():
+                    p.data.mul_(0.5)
+            else:
+                sde.eps.sde.eps = lambda x, t, c=None: 0.5 * x
+
+        options: dict[str, Any] = {"steps": torch.linspace(0.9, 0, 7), "callback": callback}
+        return sample(sde, (2,), seed=1, backend=backend, **options)
+
+    result, expected = (drawn(backend, changed=True) for backend in ("native", "reference"))
+    torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    effect = (drawn("native", changed=False) - expected).norm() / expected.norm()
+    assert float(effect) > 0.01
 
 
 class Interval(GuidanceParts):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from . import ops
 from ._calls import hooked
 from ._kept import keeping
-from .guidance import DPSGaussianScore, GaussianScore, Guidance, context_for
+from .guidance import DPSGaussianScore, GaussianScore, Guidance, context_for, in_pieces
 from .kernels import ForcedScoreUNet
 from .nn import ACTIVATIONS
 from .score import MCScoreNet, MCScoreWrapper, ScoreNet, ScoreUNet, sampling
@@ -39,8 +39,11 @@ def twin(eps: Any) -> Any | None:
     """Returns this package's equivalent of a network or a guidance module, or None.
 
     Arguments:
-        eps: The object. One of this package's own has no twin.
+        eps: The object. One of this package's own has none, but for guidance of another's network.
     """
+    if isinstance(eps, Guidance) and in_pieces(eps):
+        network = twin(eps.sde.eps)
+        return None if network is None else _around(eps, network)
     if isinstance(eps, OWN):
         return None
     if isinstance(eps, nn.Module) and any(map(hooked, eps.modules())):
@@ -228,6 +231,8 @@ def agrees(eps: Any, other: Any, x: Tensor, *context: Tensor | None) -> bool:
         passed = context_for(network, context[0] if context else None)
         if ours is not network and not _networks_agree(network, ours, x, *passed):
             return False
+        if type(eps) is type(other):
+            return True  # ours, around another's network
         try:
             trial = _Trial()
             around = _around(eps, trial), _guidance(eps, trial)

@@ -19,7 +19,7 @@ from .plan import SamplingPlan
 
 
 class Estimator:
-    """Evaluates `sde.eps`, or its twin if that agrees on some noise, at the times of a plan.
+    """Evaluates `sde.eps`, or its twin, at the times of a plan.
 
     Arguments:
         sde: The noise process.
@@ -38,15 +38,12 @@ class Estimator:
         self.uncaptured = unserved(plan)  # why evaluations are not captured, if they are not
 
         self.recognised = plan.estimator is not sde.eps
-        self._choose(plan.estimator if self.recognised else None, noise)
+        self._choose(plan.estimator, noise)
 
-    def _choose(self, twin: Any | None, x: Tensor) -> None:
-        """Evaluates `sde.eps` from now on, or its twin if there is one that agrees."""
-        self.estimator = self.sde.eps
+    def _choose(self, estimator: Any, x: Tensor) -> None:
+        """Evaluates `sde.eps` or its twin from now on."""
+        self.estimator = estimator
         self.context = context_for(self.sde.eps, self.c)
-        if twin is not None and recognise.agrees(self.sde.eps, twin, x, *self.context):
-            self.estimator = twin
-
         self.levels: list[tuple[float, float]] = []  # the signal and the noise, of the guidance
         if in_pieces(self.estimator):
             mu, sigma = coefficients(self.estimator.sde, self.grid)
@@ -75,8 +72,16 @@ class Estimator:
             self._prepare(x)
             return
         self._release("it is changed while samples are drawn")
-        self._choose(recognise.twin(self.sde.eps) if self.recognised else None, x)
+        self._choose(self._estimator(x), x)
         self.follow()
+
+    def _estimator(self, x: Tensor) -> Any:
+        """Returns the twin of what `sde.eps` is now, if there was one and it agrees, or that."""
+        twin = recognise.twin(self.sde.eps) if self.recognised else None
+        context = context_for(self.sde.eps, self.c)
+        if twin is not None and recognise.agrees(self.sde.eps, twin, x, *context):
+            return twin
+        return self.sde.eps
 
     def __call__(self, x: Tensor, n: int) -> Tensor | Pieces:
         """Evaluates the estimate for states (B, *event) at time n of the grid, in pieces where it

@@ -15,7 +15,7 @@ from torch import Size, Tensor
 from .. import ops, recognise
 from .._arguments import as_tensor
 from .._calls import stands_for_call
-from ..guidance import in_pieces
+from ..guidance import context_for, in_pieces
 from ..schedule import adams_bashforth, coefficients
 from ..score import MCScoreNet, MCScoreWrapper, ScoreUNet, sampling
 from .memory import windows_that_fit
@@ -157,12 +157,10 @@ def make_plan(
 
         parts = [(name, served, why) for name in ("noise", "predictor", "corrector")]
         estimator = sde.eps
-        if served == "native":
-            twin = recognise.twin(sde.eps)
-            if twin is not None:
-                estimator = twin
-                why = f"{type(sde.eps).__name__} has its structure; used if its numbers agree"
-                parts.append(("recognised", type(twin).__name__, why))
+        if served == "native" and (twin := recognise.twin(sde.eps)) is not None:
+            agree = _agree(sde.eps, twin, state, batch.numel(), c)
+            estimator = twin if agree else sde.eps
+            parts.append(_recognised(sde.eps, twin, agree))
         more, window_batch = _network_parts(estimator, state, batch.numel(), window_batch, served)
 
     mu, sigma = (tuple(level.tolist()) for level in coefficients(sde, times))
@@ -209,6 +207,25 @@ def make_schedule(
     return times, counts, _schedule("tau", tau, now, _amplitude)
 
 
+def _agree(eps: Any, twin: Any, state: Tensor, samples: int, c: Tensor | None) -> bool:
+    """Says whether an estimator and its twin agree on noise, of a few samples if there are several:
+    they may not be independent of each other."""
+    x = state.new_empty(min(max(samples, 1), recognise.SAMPLES), *state.shape[1:])
+    with torch.inference_mode(False), torch.no_grad():
+        ops.philox_normal_(x, seed=0, step=0)
+        return recognise.agrees(eps, twin, x, *context_for(eps, c))
+
+
+def _recognised(eps: Any, twin: Any, agree: bool) -> tuple[str, str, str]:
+    """Says what was recognised, of our guidance the network that it guides."""
+    if type(eps) is type(twin):
+        eps, twin = eps.sde.eps, twin.sde.eps
+    name, ours = type(eps).__name__, type(twin).__name__
+    if agree:
+        return "recognised", ours, f"{name} has its structure, and their numbers agree"
+    return "recognised", "nothing", f"{name} has the structure of {ours}, but other numbers"
+
+
 def _network_parts(
     estimator: Any, state: Tensor, samples: int, window_batch: int | None, served: str
 ) -> tuple[list[tuple[str, str, str]], int | None]:
@@ -246,7 +263,7 @@ def _network_parts(
         fit = windows_that_fit(network, state, gradient=gradient)
         if fit is not None and fit < windows * samples:
             window_batch = fit
-    many = "all" if window_batch is None else f"at most {window_batch}"
+    many = "all" if window_batch is None else network.windows_at_once(window_batch)
     by, how = _unet_part(network.kernel, state)
     parts.append(("network", by, f"{name}, {many} windows at once: {how or fused}"))
     return parts, window_batch
