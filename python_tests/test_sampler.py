@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -783,8 +784,13 @@ def test_early_stop():
     sde, states = unguided(16), []
     x = sample(sde, (2,), steps=9, seed=1, callback=lambda n, t, x: states.append(x.clone()))
     assert torch.equal(states[-1], x)
-    stopped = sample(sde, (2,), steps=9, seed=1, callback=lambda n, t, x: n == 4, denoise=True)
-    assert torch.equal(stopped, states[3])
+    for true in (bool, np.bool_, torch.tensor):
+        callback = partial(lambda true, n, t, x: true(n == 4), true)
+        stopped = sample(sde, (2,), steps=9, seed=1, callback=callback, denoise=True)
+        assert torch.equal(stopped, states[3])
+    for other in (1, torch.ones(2), torch.ones(2, dtype=torch.bool), "true"):
+        x = sample(sde, (2,), steps=9, seed=1, callback=lambda n, t, x, other=other: other)
+        assert torch.equal(x, states[-1])
 
 
 # Refusals

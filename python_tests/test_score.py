@@ -17,6 +17,7 @@ from sda_fast import (
     MCScoreWrapper,
     ScoreNet,
     ScoreUNet,
+    explain,
     ops,
     sample,
     score,
@@ -244,6 +245,28 @@ def test_window_batch(batch: int, size: int | None):
     assert sum(rows) == windows
     assert min(rows) >= min(32, windows)
     assert max(rows) <= max(size or windows, 2 * 32 + batch)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 16, 1000])
+@pytest.mark.parametrize("batch", [1, 6])
+@pytest.mark.parametrize("guided", [False, True])
+def test_window_batch_of_fields(batch: int, size: int, guided: bool):
+    """It is a bound, also where there are more samples than that, and no sample depends on it."""
+    network = MCScoreNet(1, order=1, spatial=1, hidden_channels=[4], hidden_blocks=[1], embedding=8)
+    sde = VPSDE(network.requires_grad_(False), (7, 1, 8))
+    if guided:
+        sde = VPSDE(GaussianScore(torch.zeros(7, 1, 4), lambda x: x[..., ::2], 0.3, sde), sde.shape)
+    options = {"steps": 2, "seed": 1}
+    expected = sample(sde, (batch,), **options)
+    rows = []
+    network.kernel.register_forward_pre_hook(
+        lambda _, inputs: rows.append(inputs[0].shape[0] * inputs[0].shape[1])
+    )
+    torch.testing.assert_close(
+        sample(sde, (batch,), window_batch=size, **options), expected, rtol=1e-3, atol=1e-4
+    )
+    assert max(rows) <= size
+    assert f"at most {size} windows" in str(explain(sde, (batch,), window_batch=size))
 
 
 def test_state_dict_of_vectors():

@@ -375,6 +375,11 @@ class MCScoreNet(nn.Module):
         if isinstance(fused, FusedMLP):
             return fused(x, t, c, plan)
 
+        parts = x.split(self._at_once(x))
+        if len(parts) > 1:
+            times = t.split(len(parts[0])) if t.ndim > 0 and len(t) == len(x) else (t,) * len(parts)
+            return torch.cat([self(part, s, c) for part, s in zip(parts, times, strict=True)])
+
         eps = (
             widened(self.kernel(ops.gather(x, start, mask), t, self._context(mask, x, c)), x)
             for start, mask in self._chunks(plan, x)
@@ -404,7 +409,22 @@ class MCScoreNet(nn.Module):
             if isinstance(fused, FusedMLP):
                 return fused.linearise(x, t, c, plan)
 
-            chunks = list(self._chunks(plan, x))
+        parts = x.split(self._at_once(x))
+        if len(parts) == 1:
+            return self._linearise(x, t, c, plan)
+        pairs = [self._linearise(part, t, c, plan, last=False) for part in parts]
+
+        def vjp(cotangent: Tensor) -> Tensor:
+            each = cotangent.split(len(parts[0]))
+            return torch.cat([vjp(v) for (_, vjp), v in zip(pairs, each, strict=True)])
+
+        return torch.cat([noise for noise, _ in pairs]), vjp
+
+    def _linearise(
+        self, x: Tensor, t: Tensor, c: Tensor | None, plan: Plan, last: bool = True
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Does that by the kernel, whose graph may be kept where nothing else is evaluated."""
+        chunks = list(self._chunks(plan, x))
 
         def evaluate(start: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
             windows = ops.gather(x.detach(), start, mask)
@@ -413,7 +433,7 @@ class MCScoreNet(nn.Module):
                 return windows, widened(self.kernel(windows, t, self._context(mask, x, c)), x)
 
         # the one chunk's graph is kept; of several only one is to exist at a time
-        kept = evaluate(*chunks[0]) if len(chunks) == 1 else None
+        kept = evaluate(*chunks[0]) if last and len(chunks) == 1 else None
 
         with torch.no_grad():
             parts = ((kept or evaluate(*chunk))[1].detach() for chunk in chunks)
@@ -461,13 +481,28 @@ class MCScoreNet(nn.Module):
                 f"{tuple(c.shape)}"
             )
 
+    def windows_at_once(self, limit: int) -> str:
+        """Says how many windows its kernel evaluates in one call for a `window_batch`."""
+        return f"at most {limit}" if self._least == 1 else f"about {max(limit, self._least)}"
+
+    @property
+    def _least(self) -> int:
+        """The least number of windows for a call."""
+        return MIN_ROWS if isinstance(self.kernel, ScoreNet) else 1
+
+    def _at_once(self, x: Tensor) -> int:
+        """Returns of how many samples the kernel evaluates windows in one call."""
+        evaluation = _evaluation.get()
+        limit = evaluation.window_batch if evaluation is not None else None
+        return max(len(x) if limit is None else min(len(x), max(limit, self._least)), 1)
+
     def _chunks(self, plan: Plan, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the starts and masks of the windows that the kernel evaluates in one call."""
         evaluation = _evaluation.get()
         limit = evaluation.window_batch if evaluation is not None else None
         batch = max(len(x), 1)
         most = len(plan) if limit is None else max(limit // batch, 1)
-        return plan.chunks(most, least=-(-MIN_ROWS // batch))
+        return plan.chunks(most, least=-(-self._least // batch))
 
     def fused(self, x: Tensor, t: Tensor | None = None, c: Tensor | None = None) -> FusedMLP | str:
         """Returns what evaluates the network natively, or why its kernel is called instead."""

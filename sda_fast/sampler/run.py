@@ -11,6 +11,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -68,9 +69,9 @@ def sample(
         order: The order of the predictor: 1, the paper's, or 2 or 3, which also use the estimates
             of the steps before (exponential Adams-Bashforth).
         window_batch: The number of windows, over all samples, that a composed network evaluates
-            in one call. By default all at once, or as many as half of the free memory holds. Less
-            saves memory; the samples are the same, bit for bit where a fused MLP serves
-            (:func:`explain`) and to rounding elsewhere.
+            in one call; of a residual MLP that is not fused 32 or more. By default all at once, or
+            as many as half of the free memory holds. Less saves memory; the samples are the same,
+            bit for bit where a fused MLP serves (:func:`explain`) and to rounding elsewhere.
         dtype: The type of the state. By default that of the network's parameters. How products
             within the network are rounded is no matter of it, but of
             :func:`torch.set_float32_matmul_precision`.
@@ -79,7 +80,8 @@ def sample(
         progress: Whether to show a progress bar.
         callback: Called after each step with the number of the step, its time and the state,
             with shape (*shape, *event). The state is that of the sampler: clone what you keep.
-            Where it returns True, that state is the result. What it changes of the process's
+            Where it returns True, that state is the result (a bool, of Python, NumPy or torch;
+            anything else has no meaning). What it changes of the process's
             estimator, and of processes, networks and parameters within that, counts from then on;
             that is looked for after each call. It is called under :func:`torch.no_grad`. Times and
             the process's own levels are those of the plan.
@@ -176,7 +178,7 @@ def sample(
                 run.step(n)
                 if callback is not None:
                     shaped = x.reshape(plan.batch + plan.event)
-                    if outside.run(callback, n, plan.times[n], shaped) is True:
+                    if _is_true(outside.run(callback, n, plan.times[n], shaped)):
                         break
                     run.renew()
                 if file is not None and n % checkpoint_every == 0 and n < plan.steps:
@@ -192,6 +194,13 @@ def sample(
     result = x.reshape(plan.batch + plan.event)
     result.seed = seed  # type: ignore[attr-defined]
     return result
+
+
+def _is_true(result: Any) -> bool:
+    """Says whether a callback returned True, as NumPy or torch may have it."""
+    if isinstance(result, Tensor):
+        return result.dtype == torch.bool and result.numel() == 1 and bool(result)
+    return isinstance(result, bool | np.bool_) and bool(result)
 
 
 class _Run:
@@ -320,8 +329,8 @@ def explain(
 ) -> SamplingPlan:
     """Returns the plan that :func:`sample`, given the same arguments, follows; `seed`, `progress`,
     `callback` and `checkpoint` are no part of it. Printed, it says what serves each part of the
-    work and why. On CUDA it tries whether an evaluation can be captured in a graph, by making a
-    few.
+    work and why. Where that depends on whether numbers agree it makes a few evaluations, and on
+    CUDA to try whether one can be captured in a graph.
 
     Raises:
         ValueError: An argument is out of its range, or of a shape that does not fit.
