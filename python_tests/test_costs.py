@@ -191,9 +191,35 @@ def observe_and_pull(A: Any, x: torch.Tensor, cotangent: torch.Tensor) -> torch.
 
 # Memory
 
+NETWORK = """
+def make(batch, length):
+    x = torch.randn(batch, length, 3)
+    network.plan(length)
+
+    def run():
+        with torch.no_grad(), sampling():
+            eps, vjp = network.linearise(x, torch.tensor(0.3))
+            eps = vjp(eps)
+        return 3 * x.nbytes  # what it is given and returns
+
+    return run
+"""
+SAMPLE = """
+def make(batch, length):
+    prior = VPSDE(network, (length, 3))
+    A = Subsample(prior.shape, slice(None, None, 8), slice(0, 1))
+    sde = VPSDE(GaussianScore(torch.zeros(A.shape), A, 1.0, prior), prior.shape)
+
+    def run():
+        sample(sde, (batch,), steps=2, corrections=1, order=2)
+        return 0
+
+    return run
+"""
 PEAK = """
 import ctypes, sys, torch
-from sda_fast import MCScoreNet
+from sda_fast import VPSDE, GaussianScore, MCScoreNet, sample
+from sda_fast.observation import Subsample
 from sda_fast.score import sampling
 
 def status(name):
@@ -203,31 +229,44 @@ def status(name):
 
 torch.set_num_threads(2)
 network = MCScoreNet(3, order=2, hidden_features=[128] * 5).requires_grad_(False)
-t = torch.tensor(0.3)
-with torch.no_grad(), sampling():
-    for batch, length in ((1, 9), *(tuple(map(int, case.split("x"))) for case in sys.argv[1:])):
-        x = torch.randn(batch, length, 3)
-        network.plan(length)
-        ctypes.CDLL(None).malloc_trim(0)
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the peak begins anew
-        before = status("VmRSS")
-        eps, vjp = network.linearise(x, t)
-        eps = vjp(eps)
-        print(status("VmHWM") - before - 3 * x.nbytes)  # but for what it is given and returns
+for batch, length in ((1, 9), *(tuple(map(int, case.split("x"))) for case in sys.argv[1:])):
+    run = make(batch, length)
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak begins anew
+    before = status("VmRSS")
+    given = run()
+    print(status("VmHWM") - before - given)
 """
+
+needs_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+
+
+def peaks(make: str, *cases: str) -> list[int]:
+    """Measures the peak memory of runs one after the other, of batches and lengths "BxL"."""
+    program = PEAK.replace("for batch", f"{make}\nfor batch", 1)
+    command = [sys.executable, "-c", program, *cases]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return list(map(int, done.stdout.split()))[1:]  # the first one loads and packs
 
 
 @needs_native
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@needs_linux
 def test_memory_of_a_network() -> None:
     """What evaluating a network and its gradient takes does not grow with the trajectories."""
-    command = [sys.executable, "-c", PEAK, "32x65", "128x65", "1x20000", "8x20000"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    _, *peaks = map(int, done.stdout.split())
-    assert len(peaks) == 4
-    assert min(peaks) > 1e6
-    assert max(peaks) < 16e6, peaks
+    found = peaks(NETWORK, "32x65", "128x65", "1x20000", "8x20000")
+    assert len(found) == 4
+    assert min(found) > 1e6
+    assert max(found) < 16e6, found
+
+
+@needs_native
+@needs_linux
+def test_memory_of_a_sample() -> None:
+    """It grows with the states by what the sampler and the plan keep of each, no more."""
+    few, many = 40_000, 80_000
+    low, high = peaks(SAMPLE, f"1x{few}", f"1x{many}")
+    assert 12 < (high - low) / (many - few) < 300
 
 
 # Instructions
