@@ -1,6 +1,6 @@
 """What is given as arguments: states, an observation, and what belongs to its elements."""
 
-__all__ = ["as_tensor", "checked", "fits", "floating", "parameter"]
+__all__ = ["as_observation", "as_tensor", "checked", "fits", "floating", "parameter"]
 
 from typing import Any
 
@@ -20,9 +20,16 @@ def fits(shape: Size, other: Size) -> bool:
     return len(shape) <= len(other) and all(n in (1, m) for n, m in pairs)
 
 
-def as_tensor(x: Any, **options: Any) -> Tensor:
+def as_tensor(name: str, x: Any, **options: Any) -> Tensor:
     """Returns what is given as torch.as_tensor does, NumPy's arrays in any order of their elements
-    and bytes."""
+    and bytes.
+
+    Raises:
+        ValueError: An element is masked: what lies there is no number that was meant.
+    """
+    if np.ma.is_masked(x):
+        first = tuple(np.argwhere(np.ma.getmaskarray(x))[0].tolist())
+        raise ValueError(f"{name} must have no masked elements, but is masked at index {first}")
     if isinstance(x, np.ndarray):
         x = np.asarray(x, x.dtype.newbyteorder("="), order="C")
     return torch.as_tensor(x, **options)
@@ -35,10 +42,19 @@ def floating(x: Tensor) -> Tensor:
     return x.to(torch.get_default_dtype()) if whole else x
 
 
+def as_observation(y: Any) -> Tensor:
+    """Returns an observation as a tensor, NaN where NumPy masks it."""
+    if np.ma.is_masked(y):
+        whole = y.dtype.kind not in "fc"
+        y = y.astype(str(torch.get_default_dtype())[6:]) if whole else y
+        y = y.filled(np.nan)
+    return as_tensor("y", y)
+
+
 def checked(y: Tensor) -> Tensor:
     """Checks an observation."""
     try:
-        y = as_tensor(y)
+        y = as_observation(y)
     except (RuntimeError, TypeError, ValueError) as error:
         raise TypeError(f"y must be a tensor or numbers, got {type(y).__name__}") from error
     if y.is_complex():
@@ -60,7 +76,7 @@ def parameter(name: str, value: float | Tensor, y: Tensor, sign: str = "positive
     number is as exact as y."""
     number = isinstance(value, float | int)
     wide = torch.promote_types(y.dtype, torch.get_default_dtype()) if number else None
-    tensor = as_tensor(value, dtype=wide)
+    tensor = as_tensor(name, value, dtype=wide)
     if not fits(tensor.shape, y.shape):
         raise ValueError(
             f"{name} must be a number or broadcast to y, with shape {tuple(y.shape)}, "

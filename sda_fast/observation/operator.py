@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Size, Tensor, nn
 
-from .._arguments import as_tensor
+from .._arguments import as_observation
 from .._calls import hooked, stands_for_call
 
 
@@ -105,13 +105,13 @@ class ObservationOperator(nn.Module):
 
         Arguments:
             y: The observation, with shape (*shape), or one for each sample, (B, *shape). It is NaN
-                where nothing was observed.
+                where nothing was observed, or masked, as an array of NumPy.
 
         Raises:
             TypeError: y is not of floating point.
             ValueError: y has another shape, or is infinite.
         """
-        y = as_tensor(y)
+        y = as_observation(y)
         dims = len(self.shape)
 
         if not y.is_floating_point():

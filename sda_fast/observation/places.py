@@ -29,7 +29,7 @@ class Select(SparseMap):
 
     def __init__(self, event: Sequence[int], where: Tensor):
         event = Size(event)
-        where = as_tensor(where)
+        where = as_tensor("where", where)
 
         if where.dtype == torch.bool:
             if where.shape != event:
@@ -83,7 +83,7 @@ class Interpolate(SparseMap):
         periodic: bool = False,
     ):
         event = Size(event)
-        points = floating(as_tensor(points))
+        points = floating(as_tensor("points", points))
         timed = times is not None
 
         if len(event) < 2 + timed:
@@ -98,7 +98,7 @@ class Interpolate(SparseMap):
             _between("points[:, 1]", points[:, 1], event[-1], periodic),
         ]
         if times is not None:
-            times = as_tensor(times).to(points)
+            times = as_tensor("times", times).to(points)
             if times.shape != points.shape[:1]:
                 raise ValueError(
                     f"times must have shape ({len(points)},), but has {tuple(times.shape)}"

@@ -312,7 +312,7 @@ def _grid(steps: int | Sequence[float] | Tensor) -> Tensor:
     if not isinstance(steps, Tensor | np.ndarray | Sequence) or isinstance(steps, str):
         raise ValueError(f"steps must be an integer, at least 1, got {steps}")
 
-    times = as_tensor(steps, dtype=torch.float64, device="cpu")
+    times = as_tensor("steps", steps, dtype=torch.float64, device="cpu")
     descends = times.ndim == 1 and len(times) > 1 and bool((times.diff() < 0).all())
     if not (descends and float(times[0]) <= 1 and float(times[-1]) >= 0):
         raise ValueError(
