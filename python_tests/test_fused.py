@@ -1,4 +1,8 @@
-"""Fused networks against the modules that they are made from, in float64."""
+"""Fused networks against the modules that they are made from, in float64.
+
+They are float32 only, so that no gradcheck by differences can be made of them: what holds their
+gradient is that the vector-Jacobian product is that of autograd through the module in float64.
+"""
 
 import copy
 import io
