@@ -16,7 +16,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sda_fast import VPSDE, Centre, GaussianScore, Junction, MCScoreNet, ScoreNet, ops, sample
+from sda_fast import (
+    VPSDE,
+    Centre,
+    GaussianScore,
+    Junction,
+    MCScoreNet,
+    ScoreNet,
+    explain,
+    ops,
+    sample,
+)
 from sda_fast._native import has_bfloat16
 from sda_fast.fused import FusedMLP, Packed
 from sda_fast.nn import TimeEmbedding
@@ -277,35 +287,54 @@ def test_weights_changed_through_data_are_seen(kind: str):
     assert relative(draw(), expected) < 1e-5 < relative(before[1], expected)
 
 
-def changed(network: MCScoreNet, change: str) -> MCScoreNet:
+def changed(network: MCScoreNet, change: str) -> str:
+    """Changes a part of a network, and returns what is said of it."""
     block = network.kernel.network[1]
     if change == "layer":
         block[1] = nn.Sequential(block[1])
-    elif change == "activation":
+        return "its layer is of type Sequential, not Linear"
+    if change == "more":
+        block.append(nn.Identity())
+        return "a block has 5 parts, not 4"
+    if change == "activation":
         block[2] = nn.Tanh()
-    elif change == "argument":
+        return "its activation Tanh() is not native"
+    if change == "activations":
+        block[2] = nn.ReLU()
+        return "its activations are not all the same"
+    if change == "argument":
         block[2] = nn.ELU(alpha=0.5)
-    elif change == "bias":
+        return "its activation ELU(alpha=0.5) is not native"
+    if change == "bias":
         block[1].bias = None
-    elif change == "hook":
+        return "a layer has no bias"
+    if change == "hook":
         block[1].register_forward_hook(lambda module, inputs, output: 2 * output)
-    elif change == "norm":
+        return "its layer has hooks, or another forward"
+    if change == "norm":
         block[0].eps = 1e-3
-    elif change == "kernel":
+        return "its norm is over dimension -1 with eps 0.001"
+    if change == "kernel":
         network.kernel = type("Other", (ScoreNet,), {})(15, embedding=8, hidden_features=[32])
         network.requires_grad_(False)
-    return network
+        return "its kernel is a Other"
+    raise AssertionError(change)
 
 
 @pytest.mark.parametrize(
-    "change", ["layer", "activation", "argument", "bias", "hook", "norm", "kernel"]
+    "change",
+    [
+        *("layer", "more", "activation", "activations", "argument", "bias", "hook", "norm"),
+        "kernel",
+    ],
 )
 def test_another_network_is_not_fused(change: str):
     network, x, t = make(), torch.randn(2, 20, 3), torch.tensor(0.5)
     assert is_fused(network, x, t)  # and what it was made of is remembered
 
-    network = changed(network, change)
-    assert isinstance(network.fused(x, t), str)
+    message = changed(network, change)
+    assert network.fused(x, t) == message
+    assert message in str(explain(VPSDE(network, shape=(20, 3))))
 
     with ops.backend("reference"):
         expected = network(x, t)
