@@ -94,6 +94,9 @@ def test_activations(activation: type[nn.Module]):
         (5, 4, [100]),
         (64, 1, [48]),
         (2, 16, [40, 80]),
+        (3, 2, [512, 272, 496]),
+        (64, 16, [512]),
+        (3, 2, [32] * 20),
     ],
 )
 def test_widths(features: int, order: int, hidden: list[int]):
@@ -414,20 +417,64 @@ def medium() -> Iterator[None]:
     torch.set_float32_matmul_precision(precision)
 
 
-@pytest.mark.skipif(not has_bfloat16(), reason="no GPU nor CPU with bfloat16 products here")
-@pytest.mark.parametrize("features", [2, 3])
-@pytest.mark.parametrize("hidden", [[256] * 5, [33, 64]])
-def test_bfloat16_products(medium: None, features: int, hidden: list[int]):
-    network = make(features, hidden_features=hidden, activation=nn.SiLU)
-    x, t = torch.randn(4, 40, features), torch.tensor(0.3)
-    assert network.fused(x, t).bfloat16  # type: ignore[union-attr]
+class Rounded(nn.Linear):
+    """A layer the factors of whose product are rounded to bfloat16, but for some columns.
 
-    for result, exact in zip(
-        forward_and_vjp(network, x, t),
-        forward_and_vjp(copy.deepcopy(network).double(), x.double(), t.double()),
-        strict=True,
-    ):
-        assert 1e-5 < relative(result, exact) < 2e-2
+    Of its gradient only the weights are: it is that at the place that was evaluated.
+    """
+
+    exact = slice(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        def rounded(t: Tensor) -> Tensor:
+            near = t.detach().bfloat16().to(t.dtype)
+            near[..., self.exact] = t.detach()[..., self.exact]
+            return t + (near - t).detach()
+
+        return nn.functional.linear(rounded(x), rounded(self.weight), self.bias)
+
+
+def with_rounded_factors(network: MCScoreNet) -> MCScoreNet:
+    """A copy in float64 that evaluates where the products in bfloat16 do, to their sums."""
+    fused = FusedMLP(network, Packed())
+    twin = copy.deepcopy(network).double()
+    for linear in twin.kernel.network.modules():
+        if isinstance(linear, nn.Linear):
+            linear.__class__ = Rounded
+    twin.kernel.network[0].exact = slice(*fused.columns)
+    return twin
+
+
+LEAPING = (nn.ReLU, nn.SELU)  # their derivatives do, at 0
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="no GPU nor CPU with bfloat16 products here")
+@pytest.mark.parametrize("kind", ["plain", "junction", "context", "times"])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ELU, nn.SELU, nn.SiLU, nn.GELU])
+@pytest.mark.parametrize(("features", "hidden"), [(2, [256] * 5), (3, [33, 64])])
+def test_bfloat16_products(
+    medium: None, features: int, hidden: list[int], activation: type[nn.Module], kind: str
+):
+    """As near as the rounding of factors lets them be: where that takes an input to the other side
+    of a leap of the derivative, the gradient is the module's at the place that was evaluated."""
+    options: dict[str, dict[str, Any]] = {
+        "junction": {"length_aware": True, "composition": Junction(5, 2)},
+        "context": {"context": 6},
+    }
+    options = options.get(kind, {})
+    network = make(features, hidden_features=hidden, activation=activation, **options)
+    x = torch.randn(4, 40, features)
+    t = torch.rand(4, 1) if kind == "times" else torch.tensor(0.3)
+    c = torch.randn(6) if kind == "context" else None
+    assert network.fused(x, t, c).bfloat16  # type: ignore[union-attr]
+
+    wide = (x.double(), t.double(), None if c is None else c.double())
+    result, gradient = forward_and_vjp(network, x, t, c)
+    exact = forward_and_vjp(copy.deepcopy(network).double(), *wide)
+    rounded = forward_and_vjp(with_rounded_factors(network), *wide)
+    assert 1e-5 < relative(result, exact[0]) < 2e-2
+    assert relative(result, rounded[0]) < 2e-3
+    assert 1e-5 < relative(gradient, (rounded if activation in LEAPING else exact)[1]) < 2e-2
 
 
 def test_float32_is_the_default():
