@@ -1,6 +1,8 @@
 """More than 2^31 elements: no index is a 32-bit number. The states are bfloat16, 4.3 GB of them."""
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +37,13 @@ def close(result: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(result.double(), expected, rtol=2**-8, atol=3e-6)
 
 
+def states() -> Tensor:
+    """2^31 elements of noise, and some more."""
+    x = torch.empty(SAMPLES, SIZE, dtype=torch.bfloat16)
+    ops.philox_normal_(x, first_sample=100, **STREAM)
+    return x
+
+
 def noise(part: slice) -> Tensor:
     z = torch.zeros(part.stop - part.start, SIZE, dtype=torch.float64)
     reference.philox_normal_(z, first_sample=100 + part.start, **STREAM)
@@ -43,9 +52,8 @@ def noise(part: slice) -> Tensor:
 
 def test_elementwise() -> None:
     """One array serves them all: filled with noise, then stepped in place, as its own estimate."""
-    x = torch.empty(SAMPLES, SIZE, dtype=torch.bfloat16)
     with ops.backend("native"):
-        ops.philox_normal_(x, first_sample=100, **STREAM)
+        x = states()
         for part in PARTS:
             close(x[part], noise(part))
 
@@ -94,3 +102,113 @@ def test_windows() -> None:
         for n, s in enumerate(start.tolist()):
             expected = weight[n, :, None] * x[0, s : s + window]
             assert torch.equal(gathered[0, n], expected.flatten())
+
+
+def each(module: Any, x: Tensor) -> Iterator[Tensor]:
+    """Yields what operators that return other memory than they are given make of states."""
+    wide = {"dtype": reference.widen(x[:0]).dtype}
+    y = torch.linspace(-1, 1, SIZE, **wide)
+    y[3] = torch.nan
+    std, gamma = torch.tensor(0.3, **wide), torch.tensor(0.2, **wide)
+    yield module.predictor(x, x, 0.9, -0.3)
+    yield module.multistep(x, [x, x], 0.9, [0.3, 0.2])
+    yield module.denoise(x, x, 0.8, 0.6)
+    yield module.guide(x, x, x, 0.8, 0.6)
+    yield module.residual(y, x, std, gamma, 0.5)
+    yield module.block_mean(x, [4])
+    yield module.block_mean_adjoint(x[:, : 2**14], [4])
+
+
+def test_each() -> None:
+    with ops.backend("native"):
+        x = states()
+        expected = [each(reference, x[part].double()) for part in PARTS]
+        for result in each(ops, x):
+            for part, others in zip(PARTS, expected, strict=True):
+                close(result[part], next(others))
+            del result  # before the next is made
+
+
+def test_langevin() -> None:
+    with ops.backend("native"):
+        x = states()
+        result = ops.langevin(x, x, 0.3, 0.5, first_sample=100, **STREAM)
+    for part in PARTS:
+        first, y = {"first_sample": 100 + part.start}, x[part].double()
+        close(result[part], reference.langevin(y, y, 0.3, 0.5, **first, **STREAM))
+
+
+def test_subsample() -> None:
+    """Every other sample, and all of their elements but the first."""
+    with ops.backend("native"):
+        x = states()
+        y = ops.subsample(x, (1, 1), (2, 1), (SAMPLES // 2, SIZE - 1))
+        back = ops.subsample_adjoint(y, (1, 1), (2, 1), (SAMPLES, SIZE))
+        line = ops.subsample(x.view(1, -1), (2**31 + 5,), (7,), (1000,))
+    for part in PARTS:
+        first, end, _ = part.indices(SAMPLES)
+        assert torch.equal(y[first // 2 : end // 2], x[first:end][first % 2 == 0 :: 2, 1:])
+        expected = x[part].clone()
+        expected[first % 2 :: 2] = expected[:, :1] = 0
+        assert torch.equal(back[part], expected)
+    assert torch.equal(line[0], x.view(-1)[2**31 + 5 :: 7][:1000])
+
+
+def test_sparse_map() -> None:
+    """Of many samples, its adjoint too, and of one sample that is itself so large."""
+    row, column = torch.tensor([0, 2, 3]), torch.tensor([SIZE - 1, 5, 77])
+    with ops.backend("native"):
+        x = states()
+        y = ops.sparse_map(x, row, column)
+        back = ops.sparse_map(y, *ops.transpose(row, column, None, SIZE))
+        far = torch.tensor([x.numel() - 1, 2**31 + 1, 0])
+        line = ops.sparse_map(x.view(1, -1), row, far)
+    for part in PARTS:
+        close(y[part], reference.sparse_map(x[part].double(), row, column))
+        expected = torch.zeros_like(back[part])
+        expected[:, [SIZE - 1, 5, 77]] = y[part][:, [0, 0, 1]]
+        assert torch.equal(back[part], expected)
+    close(line, reference.sparse_map(x.view(1, -1)[:, far].double(), row, torch.arange(3)))
+
+
+CHANNELS, GRID = 64, 5794  # a little more than 2^31 elements
+
+
+def test_fields() -> None:
+    """Noise in the first rows and the last, zeros between them."""
+    x = torch.zeros(1, GRID, GRID, CHANNELS, dtype=torch.bfloat16)
+    padding, none = (1, 1), [0, 1]
+    with ops.backend("native"):
+        for first in (0, GRID - 3):
+            ops.philox_normal_(x[:, first : first + 3], first_sample=first, **STREAM)
+        x = x.permute(0, 3, 1, 2)
+        assert x.numel() > 2**31
+        ends = (slice(0, 3), slice(1, 4)), (slice(GRID - 3, GRID), slice(GRID - 2, GRID + 1))
+
+        def check(result: Tensor, expected: list[Tensor]) -> None:
+            for (_, padded), rows in zip(ends, expected, strict=True):
+                close(result[:, :, padded], rows)
+            close(result[:, :, 0], expected[1][:, :, -1])
+            close(result[:, :, -1], expected[0][:, :, 0])
+
+        parts = [x[:, :, rows].double() for rows, _ in ends]
+        check(
+            ops.activation_pad(x, 3, padding), [reference.activation_pad(p, 3, none) for p in parts]
+        )
+        check(
+            ops.activation_pad_vjp(x, x, 3, padding),
+            [reference.activation_pad_vjp(p, p, 3, none) for p in parts],
+        )
+        normed, scale = ops.norm_pad(x, None, padding)
+        both = [reference.norm_pad(p, None, none, [1, 1], 1e-5) for p in parts]
+        check(normed, [p[0] for p in both])
+        for (rows, _), (_, expected) in zip(ends, both, strict=True):
+            torch.testing.assert_close(scale[:, rows].double(), expected, rtol=1e-5, atol=0)
+        del normed
+        check(
+            ops.norm_pad_vjp(x, x, scale, None, padding),
+            [
+                reference.norm_pad_vjp(p, p, s, None, none, [1, 1])
+                for p, (_, s) in zip(parts, both, strict=True)
+            ],
+        )
