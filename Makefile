@@ -43,26 +43,34 @@ kolmogorov: $(VENV)/.kolmogorov  ## Assimilate a turbulent flow; writes to runs/
 test: $(VENV)/.dev  ## Run the tests.
 	$(bin)/python -m pytest
 
-# Builds the preset of the target's name and runs tests with a copy of the package and that library.
-# Python runs without `site`, or the package that is installed editable would be found first.
-define run_instrumented
+# Builds the preset of the target's name, and a copy of the package with that library.
+define build_instrumented
 	PATH="$(abspath $(bin)):$$PATH" $(bin)/cmake --preset $@ --log-level=WARNING \
 	    -DCMAKE_CXX_COMPILER=$(CXX) -DPython_EXECUTABLE="$(abspath $(bin))/python"
 	PATH="$(abspath $(bin)):$$PATH" $(bin)/cmake --build --preset $@
 	rm -rf build/$@/python && mkdir -p build/$@/python && cp -r sda_fast build/$@/python/
 	cp build/$@/_C.*.so build/$@/python/sda_fast/
-	PYTHONPATH="build/$@/python:$$($(bin)/python -c "$(packages)")" $(options) \
-	LD_PRELOAD="$(foreach l,$(runtime) libstdc++.so.6,$$($(CXX) -print-file-name=$l))" \
-	$(launcher) $(bin)/python -S $(bin)/pytest -p no:cacheprovider --capture=sys $(tests)
 endef
+
+# Runs tests, its second argument, with it, and what its first adds to the environment. Python runs
+# without `site`, or the package that is installed editable would be found first.
+run_instrumented = PYTHONPATH="build/$@/python:$$($(bin)/python -c "$(packages)")" $(options) $1 \
+	LD_PRELOAD="$(foreach l,$(runtime) libstdc++.so.6,$$($(CXX) -print-file-name=$l))" \
+	$(launcher) $(bin)/python -S $(bin)/pytest -p no:cacheprovider --capture=sys $2
 
 sanitize: runtime := libasan.so
 sanitize: options := OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
     UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-sanitize: tests := $(operator_tests) python_tests/test_fuzz.py \
-    -k "not every_instruction_set and not compil and not opcheck"
+sanitize: tests := $(operator_tests) python_tests/test_fuzz.py python_tests/test_fuzz_networks.py \
+    python_tests/test_fused.py python_tests/test_fused_unet.py \
+    -k "not every_instruction_set and not compil and not opcheck and not registered"
+sanitize: avx2_tests := python_tests/test_fused.py \
+    -k "shapes or activations or widths or junction or kept or threads or refuses"
 sanitize: $(VENV)/.dev  ## Run the operators' tests with sanitizers.
-	$(run_instrumented)
+	$(build_instrumented)
+	$(call run_instrumented,,$(tests))
+	if grep -qsw avx2 /proc/cpuinfo; then \
+	    $(call run_instrumented,SDA_FAST_ISA=avx2,$(avx2_tests)); fi
 
 # Addresses that are not random: ThreadSanitizer has room for those of few systems' randomness.
 tsan: runtime := libtsan.so
@@ -70,7 +78,8 @@ tsan: options := TSAN_OPTIONS=ignore_noninstrumented_modules=1
 tsan: launcher := setarch -R
 tsan: tests := $(operator_tests) python_tests/test_fused.py -k threads
 tsan: $(VENV)/.dev  ## Run the operators' tests of several threads with ThreadSanitizer.
-	$(run_instrumented)
+	$(build_instrumented)
+	$(call run_instrumented,,$(tests))
 
 lint: $(VENV)/.dev  ## Check the format, the style and the types.
 	$(bin)/ruff check .
