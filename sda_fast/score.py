@@ -483,7 +483,8 @@ class MCScoreNet(nn.Module):
 
     def windows_at_once(self, limit: int) -> str:
         """Says how many windows its kernel evaluates in one call for a `window_batch`."""
-        return f"at most {limit}" if self._least == 1 else f"about {max(limit, self._least)}"
+        bound = self._least == 1 or limit >= 2 * self._least
+        return f"at most {limit}" if bound else f"about {max(limit, self._least)}"
 
     @property
     def _least(self) -> int:
