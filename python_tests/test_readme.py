@@ -32,7 +32,9 @@ def test_shell(line: str):
     subprocess.run([*line.split(), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("page", ["evaluation", "front", "guidance", "observation", "systems"])
+@pytest.mark.parametrize(
+    "page", ["evaluation", "front", "guidance", "observation", "sampling", "systems"]
+)
 def test_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """From its first block to its last, one after the other, but for those that read a simulation
     of hours."""
