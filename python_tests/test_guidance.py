@@ -892,6 +892,9 @@ def test_bad_likelihood(log_prob: Callable[[Tensor], Tensor], says: str):
 def test_bad_likelihood_gamma():
     with pytest.raises(ValueError, match="gamma must be zero or positive, got -1"):
         LikelihoodScore(lambda x, v: x, prior(), gamma=-1)
+    with pytest.raises(TypeError, match="gamma must be a number, got Tensor"):
+        LikelihoodScore(lambda x, v: x, prior(), gamma=torch.ones(2))  # type: ignore[arg-type]
+    assert LikelihoodScore(lambda x, v: x, prior(), gamma=torch.tensor(0.5)).gamma == 0.5  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("guide", [GaussianScore, DPSGaussianScore])

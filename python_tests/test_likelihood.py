@@ -252,7 +252,7 @@ def test_many_instruments_are_added():
         (lambda: Censored(Y, A, 1.0, -1, 1), "y must lie from low = -1 to high = 1"),
         (
             lambda: Gaussian(Y, lambda x: x, 1.0)(X),
-            r"y has shape \(3,\), but A\(x\) has shape \(2, 4\), not \(2, \*observation\)",
+            r"y has shape \(3,\), but A\(x\) has shape \(2, 4\), not \(2, 3\): y is one",
         ),
     ],
 )

@@ -64,7 +64,7 @@ class Likelihood(nn.Module):
         if prediction.shape[:1] != x.shape[:1] or prediction.shape[1:] != self.y.shape:
             raise ValueError(
                 f"y has shape {tuple(self.y.shape)}, but A(x) has shape {tuple(prediction.shape)}, "
-                f"not ({len(x)}, *observation)"
+                f"not {(len(x), *self.y.shape)}: y is one observation for all samples"
             )
 
         prediction = widen(prediction)

@@ -52,8 +52,8 @@ def check_covariance(covariance: Tensor, size: int) -> None:
     """Checks the covariance of an observation of `size` elements."""
     if covariance.shape != (size, size):
         raise ValueError(
-            f"covariance must have shape ({size}, {size}) for the {size} elements of y, got "
-            f"{tuple(covariance.shape)}"
+            f"covariance must have shape ({size}, {size}) for the {size} elements of y, one "
+            f"observation for all samples, got {tuple(covariance.shape)}"
         )
     scale = float(covariance.abs().max()) if size else 1.0
     if not bool(((covariance - covariance.mT).abs() <= 1e-6 * scale).all()):

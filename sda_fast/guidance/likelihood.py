@@ -30,6 +30,7 @@ class LikelihoodScore(Guidance):
         detach: Whether to leave the Jacobian of the network out of the gradient.
 
     Raises:
+        TypeError: gamma is not a number.
         ValueError: gamma is negative; the log-likelihood is not one number a trajectory, or does
             not depend on the trajectory.
     """
@@ -45,8 +46,13 @@ class LikelihoodScore(Guidance):
 
         if gamma is None and isinstance(log_prob, Likelihood):
             gamma = 1e-2
-        if gamma is not None and not gamma >= 0:
-            raise ValueError(f"gamma must be zero or positive, got {gamma}")
+        if gamma is not None:
+            try:
+                gamma = float(gamma)
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise TypeError(f"gamma must be a number, got {type(gamma).__name__}") from error
+            if not gamma >= 0:
+                raise ValueError(f"gamma must be zero or positive, got {gamma}")
 
         self.log_prob = log_prob
         self.gamma = gamma
