@@ -11,6 +11,7 @@ decibels.
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,17 +73,38 @@ def cells(profile: Profile) -> Iterator[Cell]:
 
 def evaluate(cell: Cell) -> Record:
     """Samples one posterior and scores it."""
+    bfloat16 = torch.autocast("cpu", torch.bfloat16, enabled=cell.bfloat16)
+    return score(recipes()[cell.name], cell.truth, cell.members, cell.truth, bfloat16, SIZE)
+
+
+def score(
+    recipe: Recipe,
+    index: int,
+    members: int,
+    seed: int,
+    precision: AbstractContextManager[None],
+    size: int,
+) -> Record:
+    """Samples the posterior of a truth and scores it.
+
+    Arguments:
+        recipe: How it is sampled.
+        index: The truth's.
+        members: The number of trajectories.
+        seed: The sampler's.
+        precision: A context to sample in.
+        size: The number of points along each axis of the simulator's grid.
+    """
     case = CASES[CASE]
-    simulator, truth = simulate(32, SIZE, cell.truth)
-    scene = make_scene(case, truth[: case.length], cell.truth)
+    simulator, truth = simulate(32, size, index)
+    scene = make_scene(case, truth[: case.length], index)
     prior = load_prior(PRIOR, length=case.length, composition=RULE)
     standard = Standardisation.load(PRIOR)
     posterior = VPSDE(scene.guide(prior, standard, case.gamma), prior.shape)
-    options = recipes()[cell.name].options
 
     began = time.process_time()
-    with torch.autocast("cpu", torch.bfloat16, enabled=cell.bfloat16):
-        x = sample(posterior, (cell.members,), seed=cell.truth, **options)
+    with precision:
+        x = sample(posterior, (members,), seed=seed, **recipe.options)
     seconds = time.process_time() - began
 
     x = standard.postprocess(x)

@@ -1,23 +1,36 @@
 """The study of precisions, in small."""
 
 import pytest
+import torch
 
-from experiments import precision
-from sda_fast import _native
+from experiments import front_flow, precision
+from experiments.precision import FLOW, Extent
+from sda_fast import Recipe, _native
 
-TINY = precision.Profile(trajectories=2, truths=1, members=8)
+TINY = precision.Profile(
+    lorenz=Extent(trajectories=2, truths=1, members=8),
+    flow=Extent(trajectories=1, truths=1, members=2, grid=64),
+)
 
 
 @pytest.fixture(autouse=True)
-def _small(small_cases):
-    """Few particles."""
+def _small(small_cases, monkeypatch):
+    """Few particles, and of the flow short trajectories and one step."""
+    monkeypatch.setattr(precision, "STATES", 4)
+    draft = Recipe("", front_flow.RULE, 1, 0, 1.0, clip=5.0)
+    presets = {"fast": precision.preset("fast"), "draft": draft}
+    monkeypatch.setattr(precision, "preset", presets.get)
+    precision.reference.cache_clear()
+    yield
+    precision.reference.cache_clear()
 
 
 def test_run(tmp_path):
     report = precision.run(tmp_path, TINY)
     assert (tmp_path / "precision.md").read_text() == report + "\n"
     estimates, posteriors = (part.splitlines()[2:] for part in report.split("\n\n"))
-    assert len(posteriors) == 2 * len(precision.METRICS)
+    assert len(estimates) == len(precision.PRIORS) * len(precision.LEVELS)
+    assert len(posteriors) == 2 * len(precision.METRICS) + len(precision.FLOW_METRICS)
 
     for line in estimates:
         assert float(line.split(" | ")[-1].rstrip(" |")) < 1.1  # no estimate is 1 away
@@ -27,6 +40,16 @@ def test_run(tmp_path):
         if _native.has_bfloat16():
             assert 1e-4 < low < 0.2
             assert 1e-4 < low_gradient < 2e-2
+
+
+def test_estimates_of_the_flow_are_of_states_that_follow_each_other():
+    cell = precision.Estimate(FLOW, "highest", 0.1, trajectories=2, grid=64)
+    x = precision.PRIORS[FLOW].simulate(cell, torch.Generator())
+    assert x.shape == (2, precision.STATES, 2, 32, 32)
+    assert float(x.std()) == pytest.approx(1, abs=0.3)
+    between = (x[1, 0] - x[0, -1]).square().mean()
+    within = (x[0, -1] - x[0, -2]).square().mean()
+    assert float(between / within) == pytest.approx(1, abs=0.3)
 
 
 def test_paired():
