@@ -20,12 +20,14 @@ from sda_fast import (
     LikelihoodScore,
     MCScoreNet,
     ScoreUNet,
+    _native,
     explain,
     ops,
     sample,
 )
 from sda_fast import nn as own
 from sda_fast.recognise import agrees, twin
+from sda_fast.score import sampling
 
 EVENT = (7, 3)
 LAYERS = (nn.Linear, nn.Conv2d)
@@ -35,6 +37,13 @@ def windows(activation: type[nn.Module] = nn.SiLU) -> MCScoreNet:
     torch.manual_seed(0)
     return MCScoreNet(
         3, order=1, embedding=8, hidden_features=[16] * 2, activation=activation
+    ).requires_grad_(False)
+
+
+def unet() -> ScoreUNet:
+    torch.manual_seed(0)
+    return ScoreUNet(
+        2, spatial=2, embedding=8, hidden_channels=[8, 16], hidden_blocks=[3, 1], kernel_size=3
     ).requires_grad_(False)
 
 
@@ -148,6 +157,27 @@ class Merged(Otherwise):
         before, weight.data = weight.data, (0.5 + t) * weight.data
         yield
         weight.data = before
+
+
+class OfAnotherPrecision(Otherwise):
+    @contextmanager
+    def otherwise(self, t: Tensor) -> Iterator[None]:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        yield
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.skipif(not _native.has_bfloat16(), reason="there are no products in bfloat16")
+@pytest.mark.parametrize("kind", ["mlp", "unet"])
+def test_a_precision_for_one_of_two_evaluations(kind: str):
+    network = OfAnotherPrecision(windows() if kind == "mlp" else unet())
+    x, t = torch.randn(2, *(EVENT if kind == "mlp" else (2, 8, 8))), torch.tensor(0.5)
+    with torch.no_grad():
+        expected = network(x, t)
+        with sampling():
+            assert torch.equal(network(x, t), expected)
+            assert not torch.equal(network.network(x, t), expected)
 
 
 class Hypernetwork(nn.Module):
@@ -514,13 +544,6 @@ def test_gradients_within_a_callback():
 
 
 # Between samples
-
-
-def unet() -> ScoreUNet:
-    torch.manual_seed(0)
-    return ScoreUNet(
-        2, spatial=2, embedding=8, hidden_channels=[8, 16], hidden_blocks=[3, 1], kernel_size=3
-    ).requires_grad_(False)
 
 
 def tie(block: nn.Module, other: nn.Module) -> None:

@@ -25,6 +25,7 @@ from . import ops
 from ._autocast import widened
 from ._compile import constant
 from ._kept import Parts, anew, identical, keeping, told
+from ._precision import matmul_precision
 from .composition import Centre, Composition, Junction, Plan
 from .fused import MIN_ROWS, FusedMLP, Packed, UnfusableError
 from .fused_unet import FusedUNet
@@ -36,7 +37,7 @@ class _Evaluation:
     """How composed networks are evaluated for now."""
 
     window_batch: int | None
-    fused: dict[nn.Module, tuple[Parts, FusedMLP | FusedUNet]]
+    fused: dict[nn.Module, tuple[Parts, str, FusedMLP | FusedUNet]]  # and the precision
     seen: dict[nn.Module, tuple[list[object], list[Any]]]  # their numbers, and what they were told
     others: bool = False  # whether the code of others runs
 
@@ -98,7 +99,7 @@ def look_again() -> None:
     """Has networks look for all changes once more, within :func:`sampling`."""
     if (evaluation := _evaluation.get()) is None:
         return
-    for network, (parts, _) in list(evaluation.fused.items()):
+    for network, (parts, *_) in list(evaluation.fused.items()):
         with anew():
             changed = evaluation.changed(network, parts)
         if changed:
@@ -166,10 +167,11 @@ def _remembered(network: nn.Module, make: Callable[[], Fused], x: Tensor) -> Fus
     if learns and torch.is_grad_enabled() and any(p.requires_grad for p in network.parameters()):
         return "its parameters require gradients"
 
+    precision = matmul_precision(x.device)
     if evaluation is not None and network in evaluation.fused:
-        parts, known = evaluation.fused[network]
+        parts, before, known = evaluation.fused[network]
         changed = evaluation.others and evaluation.changed(network, parts)
-        if not changed and parts.unchanged():
+        if before == precision and not changed and parts.unchanged():
             return cast(Fused, known)
 
     if (why := ops.transformed(network.parameters())) is not None:
@@ -182,7 +184,7 @@ def _remembered(network: nn.Module, make: Callable[[], Fused], x: Tensor) -> Fus
     except UnfusableError as reason:
         return str(reason)
     parts = Parts(network)
-    evaluation.fused[network] = parts, fused
+    evaluation.fused[network] = parts, precision, fused
     if evaluation.others:
         evaluation.changed(network, parts)  # from now on
 
