@@ -866,6 +866,102 @@ def test_likelihood_is_gaussian_guidance():
         torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
 
 
+def soft(x: Tensor) -> Tensor:
+    return torch.nn.functional.softplus(x)
+
+
+SEEN = observation.Subsample((L, D), slice(None, None, 3), slice(0, 1))
+OBSERVED: dict[str, Callable[[Tensor], Tensor]] = {
+    "callable": lambda x: soft(x[:, ::3, :1]),
+    "subsample": SEEN,
+    "sparse": observation.Linear((L, D), torch.rand(4, L * D).double().to_sparse()),
+    "stack": observation.Stack(SEEN, observation.Select((L, D), torch.tensor([3, 5, 5]))),
+    "pointwise": observation.Pointwise(soft, (3, 1)) @ SEEN,
+    "derivative": observation.Pointwise(soft, (3, 1), torch.sigmoid) @ SEEN,
+    "function": observation.Function(lambda x: soft(x).sum(dim=2), (L, D), (L,)),
+    "linear function": observation.Function(lambda x: 2 * x, (L, D), (L, D), linear=True),
+}
+LAWS: dict[str, Callable[[Tensor, Callable[[Tensor], Tensor]], likelihood.Likelihood]] = {
+    "gaussian": lambda y, A: likelihood.Gaussian(y, A, 0.3),
+    "student-t": lambda y, A: likelihood.StudentT(y, A, 0.3),
+    "huber": lambda y, A: likelihood.Huber(y, A, 0.3),
+    "poisson": lambda y, A: likelihood.Poisson(y, A),
+    "log-normal": lambda y, A: likelihood.LogNormal(y, A, 0.3),
+    "censored": lambda y, A: likelihood.Censored(y, A, 0.3, 0.0, 2.0),
+}
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.05])
+@pytest.mark.parametrize("law", list(LAWS))
+@pytest.mark.parametrize("A", list(OBSERVED))
+def test_gradient_of_a_likelihood(A: str, law: str, gamma: float):
+    """It is that of the whole, the operator included, by autograd."""
+    x = torch.rand(2, L, D) + 0.1
+    y = (OBSERVED[A](x)[0] + 0.2 * torch.rand_like(OBSERVED[A](x)[0])).clamp_max(2.0)
+    y.flatten()[1] = torch.nan
+    module = LAWS[law](y, OBSERVED[A])
+    guidance = LikelihoodScore(module, prior(), gamma)
+    with torch.no_grad():
+        result = guidance.cotangent(x, 0.8, 0.6, lambda v: v)
+
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(module(leaf, gamma * (0.6 / 0.8) ** 2).sum(), leaf)
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+    assert not result.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["callable", "function", "linear function", "pointwise"])
+def test_a_likelihood_observes_once(kind: str):
+    """Its gradient does not evaluate what is observed anew."""
+    calls = []
+
+    def f(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return soft(x)
+
+    A = {
+        "callable": f,
+        "function": observation.Function(f, (L, D), (L, D)),
+        "linear function": observation.Function(f, (L, D), (L, D), linear=True),
+        "pointwise": observation.Stack(observation.Pointwise(f, (L, D))),
+    }[kind]
+    y = torch.rand(L * D) if kind == "pointwise" else torch.rand(L, D)
+    guidance = LikelihoodScore(likelihood.Gaussian(y, A, 0.1), prior())
+    guidance.cotangent(torch.randn(5, L, D), 0.8, 0.6, lambda v: v)
+    assert calls == [5]
+
+
+def test_an_operator_below_a_likelihood_has_its_own_product():
+    """Called once, of what torch could not differentiate; anything with hooks is called."""
+    calls = []
+
+    class Counted(observation.Subsample):
+        def _observe(self, x: Tensor) -> Tensor:
+            calls.append("forward")
+            return super()._observe(x)
+
+        def _adjoint(self, y: Tensor) -> Tensor:
+            calls.append("adjoint")
+            return super()._adjoint(y)
+
+    x, y = torch.randn(2, L, D), torch.rand(3, 1)
+    A = Counted((L, D), slice(None, None, 3), slice(0, 1))
+    module = likelihood.Gaussian(y, A, 0.1)
+    guidance = LikelihoodScore(module, prior())
+    first = guidance.cotangent(x, 0.8, 0.6, lambda v: v)
+    assert calls == ["forward", "adjoint"]
+
+    module.register_forward_hook(lambda module, given, value: 2 * value)
+    torch.testing.assert_close(guidance.cotangent(x, 0.8, 0.6, lambda v: v), 2 * first)
+
+    opaque = observation.Pointwise(lambda x: soft(x).detach(), (3, 1), torch.sigmoid) @ SEEN
+    results = [
+        LikelihoodScore(likelihood.Gaussian(y, f, 0.1), prior()).cotangent(x, 0.8, 0.6, lambda v: v)
+        for f in (opaque, OBSERVED["callable"])
+    ]
+    torch.testing.assert_close(*results)
+
+
 def test_any_callable_is_a_likelihood():
     sde, A, c, t = prior(), OPERATORS["nonlinear"], torch.randn(1), torch.tensor(0.4)
     x, y = torch.randn(4, L, D), A(torch.randn(L, D))

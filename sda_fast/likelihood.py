@@ -60,11 +60,23 @@ class Likelihood(nn.Module):
     def forward(self, x: Tensor, variance: float = 0.0) -> Tensor:
         """Maps trajectories (B, *event) and a variance to log-likelihoods (B); those of predictions
         of a half type are float32."""
-        prediction = self.A(x)
-        if prediction.shape[:1] != x.shape[:1] or prediction.shape[1:] != self.y.shape:
+        return self.of_prediction(self.A(x), len(x), variance)
+
+    def of_prediction(self, prediction: Tensor, batch: int, variance: float) -> Tensor:
+        """Returns the log-likelihoods (B) of what is predicted.
+
+        Arguments:
+            prediction: What the operator makes of trajectories, with shape (B, *observation).
+            batch: The number B of the trajectories.
+            variance: The variance of the prediction.
+
+        Raises:
+            ValueError: The prediction has another shape.
+        """
+        if prediction.shape[:1] != (batch,) or prediction.shape[1:] != self.y.shape:
             raise ValueError(
                 f"y has shape {tuple(self.y.shape)}, but A(x) has shape {tuple(prediction.shape)}, "
-                f"not {(len(x), *self.y.shape)}: y is one observation for all samples"
+                f"not {(batch, *self.y.shape)}: y is one observation for all samples"
             )
 
         prediction = widen(prediction)

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._calls import stands_for_call
 from ..likelihood import Likelihood
-from .base import Guidance, Level, Vjp
+from ..observation import ObservationOperator
+from .base import Guidance, Level, Vjp, by_autograd
+from .observed import observe
 
 
 class LikelihoodScore(Guidance):
@@ -75,10 +78,29 @@ class LikelihoodScore(Guidance):
         return self.log_prob(x, self.gamma * (sigma / mu) ** 2)
 
     def cotangent(self, x: Tensor, mu: Level, sigma: Level, vjp: Vjp) -> Tensor:
-        r"""Returns :math:`\nabla_{\hat x} \log p(y \mid \hat x)`, by autograd."""
+        r"""Returns :math:`\nabla_{\hat x} \log p(y \mid \hat x)`. Where the likelihood is one of a
+        prediction, autograd is for its density alone, and what is observed has the product of its
+        operator."""
+        law = self.log_prob
+        if not (isinstance(law, Likelihood) and stands_for_call(law, "of_prediction")):
+            return self._gradient(lambda x: self._value(x, mu, sigma), x)
+
+        A = law.A
+        again = isinstance(A, ObservationOperator) and A._observes_again
+        prediction, transposed = by_autograd("A", A, x) if again else observe(A, x)
+        variance: Any = (self.gamma or 0.0) * (sigma / mu) ** 2
+
+        def density(prediction: Tensor) -> Tensor:
+            return law.of_prediction(prediction, len(x), variance)
+
+        return transposed(self._gradient(density, prediction))
+
+    @staticmethod
+    def _gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Differentiates log-likelihoods (B), by autograd."""
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
-            value = self._value(leaf.clone(), mu, sigma)  # it may change its input in place
+            value = f(leaf.clone())  # it may change its input in place
             if value.shape != x.shape[:1]:
                 raise ValueError(
                     f"log_prob must return one number for each of the {len(x)} trajectories, got "

@@ -97,6 +97,10 @@ class Pointwise(ObservationOperator):
         self.function = function
         self.derivative = derivative
 
+    @property
+    def _observes_again(self) -> bool:
+        return self.derivative is None
+
     def _observe(self, x: Tensor) -> Tensor:
         y = self.function(x.clone())  # which it may change in place
         if y.shape != x.shape:
@@ -130,6 +134,10 @@ class Function(ObservationOperator):
     ):
         super().__init__(event, shape, linear)
         self.A = A
+
+    @property
+    def _observes_again(self) -> bool:
+        return True
 
     def _observe(self, x: Tensor) -> Tensor:
         y = self.A(x.clone())  # which it may change in place

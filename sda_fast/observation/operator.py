@@ -44,6 +44,12 @@ class ObservationOperator(nn.Module):
         """Whether calls of it, or of its parts, are what their classes say."""
         return stands_for_call(self, "vjp")
 
+    @property
+    def _observes_again(self) -> bool:
+        """Whether `vjp` is by automatic differentiation, which observes the states once more."""
+        bare = type(self).vjp is ObservationOperator.vjp
+        return bare and type(self)._vjp is ObservationOperator._vjp and not self.linear
+
     def _observe(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -163,6 +169,10 @@ class _OfOthers(ObservationOperator):
     @property
     def _plain(self) -> bool:
         return super()._plain and all(A._plain for A in self._each())
+
+    @property
+    def _observes_again(self) -> bool:
+        return not self._plain or any(A._observes_again for A in self._each())
 
 
 class Composition(_OfOthers):
