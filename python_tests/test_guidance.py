@@ -408,6 +408,10 @@ GUIDES: dict[str, Callable[[Tensor, Callable[[Tensor], Tensor], VPSDE], nn.Modul
     "gaussian": lambda y, A, sde: GaussianScore(y, A, 0.3, sde),
     "mmps": lambda y, A, sde: MMPSGaussianScore(y, A, 0.3, sde),
     "dps": lambda y, A, sde: DPSGaussianScore(y, A, sde, per_sample=True),
+    "density": lambda y, A, sde: LikelihoodScore(likelihood.StudentT(y, A, 0.3), sde),
+    "sum": lambda y, A, sde: LikelihoodScore(
+        likelihood.StudentT(y, A, 0.3) + likelihood.Gaussian(torch.ones(3, 1), A, 0.3), sde
+    ),
     "likelihood": lambda y, A, sde: LikelihoodScore(
         lambda x: -((y - A(x)) ** 2).flatten(1).sum(dim=1), sde
     ),
@@ -433,6 +437,42 @@ def test_samples_in_parts(guide: str, each: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sde.eps, "samples_at_once", lambda x, c: 2)
     torch.testing.assert_close(guidance(x, t), expected, rtol=1e-12, atol=1e-12)
     assert seen == ([2, 2, 1] if each == "none" else [5])
+
+
+@pytest.mark.parametrize("guide", ["gaussian", "mmps", "dps", "density", "sum"])
+def test_observation_of_each_sample(guide: str):
+    """Each is guided as if it were alone, with its own."""
+    sde = VPSDE(MCScoreNet(D, order=2, hidden_features=[16]), (L, D))
+    t, x, y = torch.tensor(0.4), torch.randn(4, L, D), torch.randn(4, 3, 1)
+    y[2, 1] = torch.nan
+    A = OPERATORS["subset"]
+    alone = [GUIDES[guide](y[i], A, sde)(x[i : i + 1], t) for i in range(4)]
+    torch.testing.assert_close(GUIDES[guide](y, A, sde)(x, t), torch.cat(alone))
+
+
+def test_observation_of_each_sample_with_a_covariance():
+    """One system is solved for all samples: the argument that asks for it is named."""
+    x, t, c, A = torch.randn(4, L, D), torch.tensor(0.4), torch.zeros(1), OPERATORS["subset"]
+    says = (
+        r"^covariance must have shape \(12, 12\) for the 12 elements of y, one observation for all "
+        r"samples, got \(3, 3\)$"
+    )
+    with pytest.raises(ValueError, match=says):
+        GaussianScore(torch.zeros(4, 3, 1), A, None, prior(), covariance=torch.eye(3))
+    white = Spectrum(torch.eye(L * D).reshape(L, D, -1), torch.ones(L * D))
+    for given, guidance in (
+        ("gamma, a Spectrum,", GaussianScore(torch.zeros(4, 3, 1), A, 0.1, prior(), white)),
+        (
+            "covariance",
+            GaussianScore(torch.zeros(4, 3, 1), A, None, prior(), covariance=torch.eye(12)),
+        ),
+    ):
+        says = (
+            rf"^with {given} y must be one observation for all samples, of shape \(3, 1\), got "
+            r"shape \(4, 3, 1\)$"
+        )
+        with pytest.raises(ValueError, match=says):
+            guidance(x, t, c)
 
 
 def in_place(x: Tensor) -> Tensor:

@@ -139,6 +139,43 @@ def test_missing_observations(name: str):
         module.y.copy_(kept)
 
 
+OF: dict[str, Callable[[Tensor], Likelihood]] = {
+    "gaussian": lambda y: Gaussian(y, A, 0.5),
+    "student-t": lambda y: StudentT(y, A, 0.5),
+    "huber": lambda y: Huber(y, A, 0.5),
+    "poisson": lambda y: Poisson(y, rate),
+    "log-normal": lambda y: LogNormal(y, rate, 0.4),
+    "censored": lambda y: Censored(y, A, 0.5, 0, 8),
+    "sum": lambda y: Gaussian(y, A, 0.5) + Poisson(COUNTS, rate),
+}
+
+
+@pytest.mark.parametrize("name", list(OF))
+def test_observations_of_each_trajectory(name: str):
+    y = torch.tensor([[1.0, math.nan, 7.0], [2.0, 0.5, 3.0]], dtype=torch.float64)
+    alone = [OF[name](y[i])(X[i : i + 1], 0.2) for i in range(2)]
+    torch.testing.assert_close(OF[name](y)(X, 0.2), torch.cat(alone))
+    assert torch.equal(OF[name](y[:1])(X, 0.2), OF[name](y[0])(X, 0.2))
+    says = r"y has shape \(2, 3\), but A\(x\) has shape \(4, 3\), not \(4, \*observation\), where y"
+    with pytest.raises(ValueError, match=says):
+        OF[name](y)(X.repeat(2, 1))
+
+
+def test_parameter_of_each_trajectory():
+    y, std = torch.randn(2, 3), torch.rand(2, 1) + 0.1
+    alone = [Gaussian(y[i], A, std[i])(X[i : i + 1]) for i in range(2)]
+    torch.testing.assert_close(Gaussian(y, A, std)(X), torch.cat(alone))
+
+
+def test_one_number_of_each_trajectory():
+    """An observation without dimensions, the same for all trajectories or not."""
+    y = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    value = Gaussian(y, lambda x: x.mean(dim=1), 0.5)(X)
+    torch.testing.assert_close(value, torch.tensor(stats.norm.logpdf(y, X.mean(dim=1), 0.5)))
+    value = Gaussian(y[0], lambda x: x.mean(dim=1), 0.5)(X)
+    torch.testing.assert_close(value, torch.tensor(stats.norm.logpdf(0.3, X.mean(dim=1), 0.5)))
+
+
 def test_outliers_pull_less():
     """The gradient of a heavy tail falls with the distance, Huber's stays, the Gaussian's grows."""
     x = torch.tensor([[3.0], [30.0]], requires_grad=True)
@@ -252,7 +289,7 @@ def test_many_instruments_are_added():
         (lambda: Censored(Y, A, 1.0, -1, 1), "y must lie from low = -1 to high = 1"),
         (
             lambda: Gaussian(Y, lambda x: x, 1.0)(X),
-            r"y has shape \(3,\), but A\(x\) has shape \(2, 4\), not \(2, 3\): y is one",
+            r"y has shape \(3,\), but A\(x\) has shape \(2, 4\), not \(2, \*observation\), where y",
         ),
     ],
 )

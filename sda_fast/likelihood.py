@@ -4,7 +4,8 @@ Each is a module that maps trajectories (B, *event) to log-likelihoods (B), for
 :class:`sda_fast.LikelihoodScore`. Its second argument is the variance :math:`v` of the difference
 between the trajectory and the one that is observed, in terms of what is observed: 0 for a
 trajectory that is known, more for one that is only estimated. Elements of y that are NaN were not
-observed. Likelihoods of independent instruments are added: `StudentT(...) + Poisson(...)`.
+observed; a first dimension of the batch is for observations that differ from trajectory to
+trajectory. Likelihoods of independent instruments are added: `StudentT(...) + Poisson(...)`.
 """
 
 __all__ = ["Censored", "Gaussian", "Huber", "Likelihood", "LogNormal", "Poisson", "StudentT"]
@@ -30,7 +31,8 @@ class Likelihood(nn.Module):
     A subclass gives :meth:`log_density`.
 
     Arguments:
-        y: The observations, with shape (*observation); NaN where nothing was observed.
+        y: The observations, with shape (*observation), or one for each trajectory,
+            (B, *observation); NaN where nothing was observed.
         A: The observation operator, from trajectories (B, *event) to (B, *observation). Its
             derivative must be finite, also where nothing was observed.
 
@@ -51,7 +53,7 @@ class Likelihood(nn.Module):
         """Returns the log-density of each observation, up to a constant.
 
         Arguments:
-            y: The observations, with shape (*observation), none of them NaN.
+            y: The observations, broadcastable to the prediction, none of them NaN.
             prediction: What is predicted, with shape (B, *observation).
             variance: The variance of the prediction.
         """
@@ -73,10 +75,12 @@ class Likelihood(nn.Module):
         Raises:
             ValueError: The prediction has another shape.
         """
-        if prediction.shape[:1] != (batch,) or prediction.shape[1:] != self.y.shape:
+        shape, seen = self.y.shape, prediction.shape
+        each = len(shape) == len(seen) and shape[1:] == seen[1:] and shape[:1] in ((1,), (batch,))
+        if seen[:1] != (batch,) or not (each or shape == seen[1:]):
             raise ValueError(
-                f"y has shape {tuple(self.y.shape)}, but A(x) has shape {tuple(prediction.shape)}, "
-                f"not {(batch, *self.y.shape)}: y is one observation for all samples"
+                f"y has shape {tuple(shape)}, but A(x) has shape {tuple(seen)}, not "
+                f"({batch}, *observation), where y is (*observation) or ({batch}, *observation)"
             )
 
         prediction = widen(prediction)
@@ -87,16 +91,16 @@ class Likelihood(nn.Module):
         y, prediction = torch.where(missing, 1.0, y), torch.where(missing, 1.0, prediction)
         density = self.log_density(y, prediction, variance)
 
-        return torch.where(missing, 0.0, density).flatten(1).sum(dim=1)
+        return torch.where(missing, 0.0, density)[..., None].flatten(1).sum(dim=1)
 
     def __add__(self, other: "Likelihood") -> "Likelihood":
         if not isinstance(other, Likelihood):
             return NotImplemented
-        return _Sum(*_terms(self), *_terms(other))
+        return _Sum(*instruments(self), *instruments(other))
 
 
-def _terms(likelihood: Likelihood) -> Iterable[Likelihood]:
-    """Returns what a likelihood is the sum of, so that a long sum is no deep one."""
+def instruments(likelihood: Likelihood) -> Iterable[Likelihood]:
+    """Returns what a likelihood is the sum of: itself, or the terms of a sum, none of them one."""
     if type(likelihood) is _Sum and not hooked(likelihood):
         return cast(Iterable[Likelihood], likelihood.terms)
     return (likelihood,)

@@ -33,7 +33,8 @@ class GaussianScore(ObservationGuidance):
         | https://arxiv.org/abs/2306.10574
 
     Arguments:
-        y: The observation, with shape (*observation); NaN where nothing was observed.
+        y: The observation, with shape (*observation), or without `covariance` and spectrum one for
+            each sample, (B, *observation); NaN where nothing was observed.
         A: The observation operator, from trajectories (B, *event) to (B, *observation): a callable
             or one of :mod:`sda_fast.observation`.
         std: The standard deviation of the observation noise, broadcastable with y.
@@ -99,9 +100,10 @@ class GaussianScore(ObservationGuidance):
     def _covariance(self, prediction: Tensor) -> Covariance:
         """Returns the covariance of the observation, made anew when its parts have changed."""
         if self.y.ndim >= prediction.ndim:
+            given = "gamma, a Spectrum," if self.covariance is None else "covariance"
             raise ValueError(
-                "with a covariance y must be one observation for all samples, of at most "
-                f"{prediction.ndim - 1} dimensions, got shape {tuple(self.y.shape)}"
+                f"with {given} y must be one observation for all samples, of shape "
+                f"{tuple(prediction.shape[1:])}, got shape {tuple(self.y.shape)}"
             )
         parts = (self.y, self.std, self.covariance, self.gamma)
         shape = prediction.shape[1:]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._calls import stands_for_call
-from ..likelihood import Likelihood
+from ..likelihood import Likelihood, instruments
 from ..observation import ObservationOperator
 from .base import Guidance, Level, Vjp, by_autograd
 from .observed import observe
@@ -78,17 +78,24 @@ class LikelihoodScore(Guidance):
         return self.log_prob(x, self.gamma * (sigma / mu) ** 2)
 
     def cotangent(self, x: Tensor, mu: Level, sigma: Level, vjp: Vjp) -> Tensor:
-        r"""Returns :math:`\nabla_{\hat x} \log p(y \mid \hat x)`. Where the likelihood is one of a
-        prediction, autograd is for its density alone, and what is observed has the product of its
-        operator."""
-        law = self.log_prob
-        if not (isinstance(law, Likelihood) and stands_for_call(law, "of_prediction")):
+        r"""Returns :math:`\nabla_{\hat x} \log p(y \mid \hat x)`, of instruments one by one. Where
+        a likelihood is one of a prediction, autograd is for its density alone, and what is observed
+        has the product of its operator."""
+        if not isinstance(self.log_prob, Likelihood):
             return self._gradient(lambda x: self._value(x, mu, sigma), x)
+
+        variance: Any = (self.gamma or 0.0) * (sigma / mu) ** 2
+        first, *others = (self._of(law, x, variance) for law in instruments(self.log_prob))
+        return sum(others, first)
+
+    def _of(self, law: Likelihood, x: Tensor, variance: Any) -> Tensor:
+        """Returns the gradient of one likelihood."""
+        if not stands_for_call(law, "of_prediction"):
+            return self._gradient(lambda x: law(x, variance), x)
 
         A = law.A
         again = isinstance(A, ObservationOperator) and A._observes_again
         prediction, transposed = by_autograd("A", A, x) if again else observe(A, x)
-        variance: Any = (self.gamma or 0.0) * (sigma / mu) ** 2
 
         def density(prediction: Tensor) -> Tensor:
             return law.of_prediction(prediction, len(x), variance)
