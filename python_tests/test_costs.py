@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -119,26 +120,34 @@ def test_operators_of_a_guided_step(corrections: int) -> None:
     assert sum(calls.values()) <= 13 + 9 * corrections
 
 
-def allocations(function: Callable[[], object]) -> tuple[Counter[str], int, int]:
-    """Returns of a call how often each operator, with all that it calls, allocates memory; the
-    peak, and what has not been given back."""
+def changes(function: Callable[[], object]) -> tuple[list[Any], list[Any]]:
+    """Returns the changes of memory of a call, in their order, and all that the profiler saw."""
     with profile(
         activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
     ) as profiler:
         function()
     events = profiler.profiler.kineto_results.events()
+    memory = sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns())
+    return memory, events
+
+
+def peak_bytes(memory: list[Any]) -> int:
+    return max(accumulate(event.nbytes() for event in memory), default=0)
+
+
+def allocations(function: Callable[[], object]) -> tuple[Counter[str], int, int]:
+    """Returns of a call how often each operator, with all that it calls, allocates memory; the
+    peak, and what has not been given back."""
+    memory, events = changes(function)
     spans = [e for e in events if "::" in e.name()]
     origins: Counter[str] = Counter()
-    held = peak = 0
-    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
+    for event in memory:
         if event.nbytes() > 0:
             time = event.start_ns()
             around = [e for e in spans if 0 <= time - e.start_ns() <= e.duration_ns()]
             outermost = min(around, key=lambda e: e.start_ns(), default=None)
             origins["nothing" if outermost is None else outermost.name()] += 1
-    return origins, peak, held
+    return origins, peak_bytes(memory), sum(event.nbytes() for event in memory)
 
 
 # How often the operators of an estimate allocate: what they return. The last of a guided one's is
@@ -276,7 +285,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kernels in a program of their own, compiled for AVX2, which valgrind knows."""
+    """The kernels in programs of their own, compiled for AVX2, which valgrind knows."""
     if platform.machine() not in ("x86_64", "AMD64") or shutil.which("valgrind") is None:
         pytest.skip("needs x86-64 and valgrind")
     if not (HERE.parent / "csrc").is_dir():
@@ -285,15 +294,18 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("needs a C++ compiler")
 
-    path = tmp_path_factory.mktemp("costs") / "costs"
+    folder = tmp_path_factory.mktemp("costs")
     flags = ["-std=c++20", "-O3", "-mavx2", "-mfma", "-mf16c", "-DSDA_FAST_VARIANT=avx2"]
-    flags += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-    subprocess.run([compiler, *flags, HERE / "costs.cpp", "-o", path], check=True)
-    return path
+    flags += ["-fno-math-errno", "-fno-trapping-math"]
+    for name, contract in (("loops", "off"), ("tiles", "fast")):  # as loops.cpp and tiles.cpp
+        options = [*flags, f"-ffp-contract={contract}", "-o", folder / name]
+        subprocess.run([compiler, *options, HERE / "costs.cpp"], check=True)
+    return folder
 
 
 def instructions(program: Path, kernel: str, size: int) -> int:
     """Counts the instructions of a run of a kernel."""
+    program /= "tiles" if kernel in TILES else "loops"
     tool = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
     done = subprocess.run(
         [*tool, program, kernel, str(size)], check=True, capture_output=True, text=True
@@ -302,10 +314,21 @@ def instructions(program: Path, kernel: str, size: int) -> int:
     return int(count.replace(",", ""))
 
 
-# What an element (of gather, a window of 5) took when it was last counted, 0.75, 10.7 and 106 by
-# GCC 12, and half as much again: another compiler may take a little more, but a loop that is no
-# longer vectorised takes several times as much.
-MOST = {"predictor": 1.13, "philox_normal": 16.0, "gather": 160.0}
+# What an element took when it was last counted by GCC 12, and half as much again: another compiler
+# may take a little more, but a loop that is no longer vectorised takes several times as much. Of
+# gather an element is a window of 5, of the networks a sixteenth of one.
+MOST = {
+    "predictor": 1.13,
+    "philox_normal": 16.0,
+    "gather": 160.0,
+    "compose": 35.0,
+    "langevin": 18.0,
+    "residual": 2.8,
+    "norm_pad": 24.0,
+    "mlp_score": 323.0,
+    "mlp_score_vjp": 610.0,
+}
+TILES = {"norm_pad", "mlp_score", "mlp_score_vjp"}  # compiled as tiles.cpp is
 
 
 def test_instructions_of_an_element(program: Path) -> None:
