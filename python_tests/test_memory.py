@@ -1,14 +1,25 @@
-"""How many windows are evaluated at once where the user does not say."""
+"""What memory a plan tells of, and how many windows are evaluated at once where the user does not
+say."""
 
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from test_costs import allocations
+from test_costs import changes, peak_bytes
 from torch import nn
 
-from sda_fast import VPSDE, MCScoreNet, explain, ops, sample
+from sda_fast import (
+    VPSDE,
+    GaussianScore,
+    MCScoreNet,
+    MCScoreWrapper,
+    ScoreUNet,
+    explain,
+    ops,
+    sample,
+)
+from sda_fast.observation import Subsample
 from sda_fast.sampler import memory
 
 FREE = 1 << 23
@@ -46,7 +57,7 @@ def test_windows_that_fit(make: Any, state: tuple[int, ...], gradient: bool) -> 
     network = make().requires_grad_(False)
     count = memory.windows_that_fit(network, torch.empty(0, 9, *state), gradient)
     x = torch.randn(count, 5 * state[0], *state[1:])
-    _, peak, _ = allocations(partial(evaluate, network, x, gradient))
+    peak = peak_bytes(changes(partial(evaluate, network, x, gradient))[0])
     assert FREE / 10 < peak < FREE
 
 
@@ -76,7 +87,46 @@ def test_tried_once(make: Any, state: tuple[int, ...], monkeypatch: pytest.Monke
     other = make().requires_grad_(False)
     memory.windows_that_fit(other, torch.empty(0, 40, *state), True)
     memory.windows_that_fit(other, torch.empty(0, 40, *state), False)
-    assert len(trials) == 3
+    assert len(trials) == 4  # of each other
+
+
+def relu() -> MCScoreNet:
+    return MCScoreNet(3, order=2, embedding=8, hidden_features=[64] * 3)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize(("batch", "length"), [(1, 33), (3, 100)])
+@pytest.mark.parametrize(("make", "state"), [*CASES, (relu, (3,))])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_planned_memory(
+    make: Any, state: tuple[int, ...], batch: int, length: int, guided: bool, backend: str
+) -> None:
+    """It is what a run takes, but for what the library's convolutions have of their own."""
+    network = make().requires_grad_(False)
+    sde = VPSDE(network, (length, *state))
+    if guided:
+        A = Subsample(sde.shape, slice(None, None, 8))
+        sde = VPSDE(GaussianScore(torch.zeros(A.shape), A, 1.0, sde), sde.shape)
+    options: dict[str, Any] = {"steps": 3, "corrections": 1, "order": 2, "backend": backend}
+    plan = explain(sde, (batch,), **options)
+    assert plan.network_bytes is not None
+    told = plan.state_bytes + plan.network_bytes
+    with ops.backend(backend):
+        fused = network.fused(torch.empty(0, length, *state))
+    if not isinstance(fused, str):  # its packed weights are there already
+        told -= fused.weights.nbytes + fused.transposed.nbytes
+    peak = peak_bytes(changes(partial(sample, sde, (batch,), **options))[0])
+    assert 0.65 * told < peak < 1.5 * told + 2**16  # and the embedding of the times
+
+
+def test_planned_memory_of_whole_trajectories() -> None:
+    """So is that of a network that is not composed."""
+    unet = ScoreUNet(3, embedding=8, hidden_channels=(16,), hidden_blocks=(2,), spatial=1)
+    sde = VPSDE(MCScoreWrapper(unet).requires_grad_(False), (64, 3))
+    plan = explain(sde, (20,), backend="reference")
+    assert plan.network_bytes is not None
+    run = partial(sample, sde, (20,), steps=2, backend="reference")
+    assert 0.65 < peak_bytes(changes(run)[0]) / (plan.state_bytes + plan.network_bytes) < 1.5
 
 
 def test_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,4 +144,7 @@ def test_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     own = vectors()
     own.kernel = Own()
     assert memory.windows_that_fit(own, torch.empty(0, 9, 3), False) is None
-    assert sample(VPSDE(own, (9, 3)), (2,), steps=1).isfinite().all()
+    sde = VPSDE(own, (9, 3))
+    assert explain(sde, (2,)).network_bytes is None
+    assert "what the network takes beside" in str(explain(sde, (2,)))
+    assert sample(sde, (2,), steps=1).isfinite().all()

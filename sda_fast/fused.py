@@ -257,6 +257,12 @@ class FusedMLP:
             self.tf32,
         )
 
+    def bytes(self, windows: int, gradient: bool) -> int:
+        """Returns about how much memory it takes for a number of windows beside what it is given
+        and returns."""
+        packed = self.weights.nbytes + self.transposed.nbytes
+        return packed + ops.mlp_bytes(self.widths, windows, gradient, self.bfloat16, self.device)
+
     def prepare(self, times: Tensor, c: Tensor | None) -> None:
         """Computes the first layer's biases of times (N) at once, where one by one they would take
         a fifth as long as the network of a sample: the same bits in whatever grid."""

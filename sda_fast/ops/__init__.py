@@ -33,6 +33,7 @@ __all__ = [
     "kept_rows",
     "langevin",
     "langevin_",
+    "mlp_bytes",
     "mlp_score",
     "mlp_score_linearised",
     "multistep",
@@ -55,7 +56,7 @@ __all__ = [
 from ._dispatch import backend, is_native, transformed, unserved
 from .fields import activation_pad, activation_pad_vjp, fold, norm_pad, norm_pad_vjp
 from .guided import guide, guide_, guide_langevin_, guide_predictor_
-from .networks import kept_rows, mlp_score, mlp_score_linearised, too_large
+from .networks import kept_rows, mlp_bytes, mlp_score, mlp_score_linearised, too_large
 from .noise import langevin, langevin_, philox_normal_
 from .observations import (
     block_mean,

@@ -1,10 +1,13 @@
 """Score networks, whole: windows gathered, evaluated and composed in one operator."""
 
 __all__ = [
+    "CHUNK_BYTES",
+    "CHUNK_BYTES_CUDA",
     "KEPT_BYTES",
     "KEPT_BYTES_CUDA",
     "kept_numbers",
     "kept_rows",
+    "mlp_bytes",
     "mlp_score",
     "mlp_score_linearised",
     "too_large",
@@ -24,12 +27,33 @@ CPU = torch.device("cpu")
 # computed once more.
 KEPT_BYTES = 10 << 20
 KEPT_BYTES_CUDA = 1 << 28
+# What windows' results take at the most before they are composed, as in csrc/cpu/mlp_score.cpp and
+# csrc/cuda/launch.h.
+CHUNK_BYTES = 4 << 20
+CHUNK_BYTES_CUDA = 1 << 26
 
 
 def kept_rows(widths: list[int], bfloat16: bool = False, device: torch.device = CPU) -> int:
     """Returns of how many windows :func:`mlp_score` keeps the activations for its gradient."""
     most = KEPT_BYTES_CUDA if device.type == "cuda" else KEPT_BYTES
     return most // (4 * kept_numbers(widths, bfloat16, device))
+
+
+def mlp_bytes(
+    widths: list[int],
+    windows: int,
+    gradient: bool,
+    bfloat16: bool = False,
+    device: torch.device = CPU,
+) -> int:
+    """Returns about how much memory :func:`mlp_score` takes for a number of windows beside what it
+    is given and returns: their results, and what it keeps for its gradient."""
+    most = CHUNK_BYTES_CUDA if device.type == "cuda" else CHUNK_BYTES
+    results = min(4 * windows * widths[-1], most)
+    if not gradient:
+        return results
+    kept = min(windows, kept_rows(widths, bfloat16, device))
+    return results + 4 * kept * kept_numbers(widths, bfloat16, device)
 
 
 def mlp_score(

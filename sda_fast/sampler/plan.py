@@ -18,7 +18,7 @@ from .._calls import stands_for_call
 from ..guidance import context_for, in_pieces
 from ..schedule import adams_bashforth, coefficients
 from ..score import MCScoreNet, MCScoreWrapper, ScoreUNet, sampling
-from .memory import windows_that_fit
+from .memory import evaluation_bytes, windows_that_fit
 
 Number = TypeVar("Number", int, float)
 
@@ -80,11 +80,20 @@ class SamplingPlan:
         return self.steps + sum(self.corrections) + self.denoise
 
     @property
-    def bytes(self) -> int:
-        """The memory of the sampler's own states: the sample, its noise estimate in pieces, and
-        the estimates that a multistep predictor keeps."""
-        states = 2 + self.order - 1 + 2 * in_pieces(self.estimator)
+    def state_bytes(self) -> int:
+        """The memory of states at most: the sample, the estimates that a multistep predictor keeps,
+        and those of a step, guided ones in pieces and with what they denoise to."""
+        states = self.order + (4 if in_pieces(self.estimator) else 1)
         return states * self.batch.numel() * self.event.numel() * self.dtype.itemsize
+
+    @property
+    def network_bytes(self) -> int | None:
+        """The memory that an evaluation takes beside, about: the packed weights of the network,
+        what it keeps for its gradient, and windows. None where that cannot be known, as of
+        networks that do not run on torch's device `meta`."""
+        state = torch.empty(0, *self.event, dtype=self.dtype, device=self.device)
+        with ops.backend(self.backend):
+            return evaluation_bytes(self.estimator, state, self.batch.numel(), self.window_batch)
 
     def __str__(self) -> str:
         columns = [max(map(len, column)) for column in zip(*self.parts, strict=True)]
@@ -92,7 +101,19 @@ class SamplingPlan:
             "  ".join(cell.ljust(size) for cell, size in zip(part, columns, strict=True)).rstrip()
             for part in self.parts
         ]
-        return "\n".join([*rows, f"{self.evaluations} score evaluations"])
+        network = self.network_bytes
+        beside = "what the network takes" if network is None else f"about {_amount(network)}"
+        memory = f"{_amount(self.state_bytes)} of states at most, {beside} beside"
+        return "\n".join([*rows, f"{self.evaluations} score evaluations", memory])
+
+
+def _amount(size: float) -> str:
+    """Says a number of bytes."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
 
 
 def make_plan(
