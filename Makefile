@@ -98,6 +98,7 @@ bench: $(VENV)/.dev  ## Time operators, networks, samples and training steps, in
 
 bench-full: $(VENV)/.dev  ## Time all of it in some hours, and keep the numbers in benchmarks/results.
 	$(bin)/python -m benchmarks.report --full
+	$(bin)/python -m benchmarks.profile
 	$(bin)/python -m benchmarks.memory
 
 clean:  ## Remove the environment and what was built.

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ LENGTHS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 EAGER = 100_000  # the longest trajectory in eager PyTorch and compiled: some GB
 CODES = ("native", "eager", "compiled")
 STEPS, CORRECTIONS = 2, 1
+ROUNDS, ENOUGH = 5, 20.0  # so many runs, or so many seconds of them
 
 
 def run(code: str, length: int, device: str) -> None:
@@ -64,9 +66,12 @@ def measure(code: str, length: int, device: str) -> dict[str, Any]:
     row: dict[str, Any] = {"code": code, "length": length}
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     run(code, length if code == "compiled" else SHORT, device)  # warm-up
-    began = clock()
-    run(code, length, device)
-    row["seconds"] = (clock() - began) / STEPS
+    times: list[float] = []
+    while len(times) < ROUNDS and sum(times) < ENOUGH:
+        began = clock()
+        run(code, length, device)
+        times.append(clock() - began)
+    row["seconds"] = median(times) / STEPS
     row["resident"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device == "cuda":
         row["device"] = torch.cuda.max_memory_allocated()

@@ -26,12 +26,13 @@ from typing import Any
 
 from sda_fast.io import atomic_write
 
-from . import memory, results
+from . import memory, profile, results, targets
 from .figures import COLOURS, Groups, draw_bars, draw_scaling
 from .gpu.table import profiled, shown
 from .results import (
     GPU,
     MEMORY,
+    PROFILE,
     ROOT,
     TIMINGS,
     Result,
@@ -66,7 +67,8 @@ DRAWN = {"lorenz63": ", C = 1 (", "flow": ", C = 1 (", "small_flow": ", C = 1 ("
 PEERS = (
     "Networks are not trained, which takes the same time. "
     '"azula" is the predictor-corrector sampler of that package and "sda" the reference package, '
-    "both with the same network in eager PyTorch, as many steps and as many evaluations; "
+    "both with the same network in eager PyTorch, as many steps and as many evaluations (azula "
+    "approximates the likelihood in other ways, and draws from the prior here); "
     '"native, objects of sda" is `sda_fast.sample` given the reference package\'s objects. The '
     "figure has those with one correction a step."
 )
@@ -203,9 +205,14 @@ def newest(timings: Sequence[Path]) -> dict[str, tuple[Path, Result]]:
     return found
 
 
-def page(timings: Sequence[Path], lengths: Path | None = None, gpu: Path | None = None) -> str:
-    """Makes the page of files of timings, the oldest first, of what a length costs and of a run on
-    a GPU, and draws its figures."""
+def page(
+    timings: Sequence[Path],
+    times: Path | None = None,
+    lengths: Path | None = None,
+    gpu: Path | None = None,
+) -> str:
+    """Makes the page of files of timings, the oldest first, of where the time goes, of what a
+    length costs and of a run on a GPU, and draws its figures."""
     lines = [
         "# Performance",
         "",
@@ -226,6 +233,9 @@ def page(timings: Sequence[Path], lengths: Path | None = None, gpu: Path | None 
         "native codes have theirs in brackets; bfloat16's floor is that of bfloat16 products.",
     ]
     found = newest(timings)
+    lines += targets_section(found)
+    if times is not None:
+        lines += profile_section(times)
     for suite, title in PARTS.items():
         if suite not in found:
             continue
@@ -265,12 +275,42 @@ def page(timings: Sequence[Path], lengths: Path | None = None, gpu: Path | None 
         "",
         "`make bench` prints the quick suites by groups; `python -m benchmarks.report` runs them, "
         "prints these tables and keeps the numbers. `make bench-full` takes all of it, in some "
-        "hours, and what a length costs (`python -m benchmarks.memory`). "
+        "hours, what a length costs (`python -m benchmarks.memory`), and where the time goes "
+        "(`python -m benchmarks.profile`). "
         "`python -m benchmarks.compare A B` exits with 1 where B is slower than A beyond noise. On "
         "a machine with a GPU: `benchmarks/gpu_suite.sh OUT`.",
         "",
     ]
     return "\n".join(line if line.startswith(("|", "!")) else _wrapped(line) for line in lines)
+
+
+def targets_section(found: dict[str, tuple[Path, Result]]) -> list[str]:
+    """Makes the section of what is aimed at."""
+    return [
+        "",
+        "## Aims",
+        "",
+        'What the project aims at on a CPU, from the sections below. "At the floor" is what the '
+        "ratio would be if the processor did nothing but the network's multiply-adds: where the "
+        "other code is near the floor itself, no code can be faster by the factor aimed at.",
+        "",
+        *targets.table({suite: result for suite, (_, result) in found.items()}),
+    ]
+
+
+def profile_section(path: Path) -> list[str]:
+    """Makes the section of where the time goes."""
+    result = load(path, PROFILE)
+    return [
+        "",
+        "## Where the time goes",
+        "",
+        "Of calls in a row, each operator without those that it calls, as torch's profiler sees "
+        "them. Between operators are Python, autograd and the dispatcher, and the profiler's own "
+        f"time, which the time of a call is without. {source(path, result)}",
+        "",
+        *profile.table(result),
+    ]
 
 
 def length_section(path: Path) -> list[str]:
@@ -325,10 +365,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     if arguments.docs:
-        timings, lengths, gpu = map(committed, (TIMINGS, MEMORY, GPU))
+        timings, *others = map(committed, (TIMINGS, PROFILE, MEMORY, GPU))
         if not timings:
             raise SystemExit(f"no result is committed in {results.FOLDER.relative_to(ROOT)}")
-        text = page(timings, (lengths or [None])[-1], (gpu or [None])[-1])
+        text = page(timings, *((paths or [None])[-1] for paths in others))
         atomic_write(PAGE, text.encode())
     elif arguments.file:
         show(json.loads(arguments.file.read_text()))

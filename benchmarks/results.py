@@ -3,7 +3,8 @@
 A file of timings in `benchmarks/results/` is made from pytest-benchmark's JSON and keeps of each
 case its suite, its group, its code ("eager" is the reference or the published method, "compiled"
 the same by torch.compile), its threads, the median and the quartiles of its seconds, and its
-operations and bytes. What a length costs, and runs on a GPU, have formats of their own.
+operations and bytes. What a length costs, where the time goes, and runs on a GPU have formats of
+their own.
 """
 
 __all__ = ["FOLDER", "committed", "convert", "facts", "floor", "groups", "load", "save", "stamp"]
@@ -22,7 +23,8 @@ import torch
 from sda_fast import _native
 from sda_fast.io import atomic_write
 
-TIMINGS, MEMORY, GPU = "sda_fast timings 1", "sda_fast memory 1", "sda_fast gpu 1"
+TIMINGS, MEMORY = "sda_fast timings 1", "sda_fast memory 1"
+PROFILE, GPU = "sda_fast profile 1", "sda_fast gpu 1"
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "benchmarks" / "results"
 

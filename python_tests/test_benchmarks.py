@@ -15,15 +15,17 @@ from benchmarks import (
     end_to_end,
     figures,
     memory,
+    profile,
     report,
     results,
     samples,
+    targets,
     text,
     turns,
     workloads,
 )
 from benchmarks.probe import Floors
-from sda_fast import VPSDE, GaussianScore, _native, load_prior, sample
+from sda_fast import VPSDE, GaussianScore, _native, load_prior, ops, sample
 
 needs_native = pytest.mark.skipif(not _native.available, reason=str(_native.reason))
 
@@ -142,17 +144,20 @@ def test_page_and_figures(tmp_path, monkeypatch):
     ]
     made = result(case("eager", 0.08), case("native", 0.02, flops=1e9))
     growth = [("native", n, 1, 100) for n in (65, 10**3, 10**4, 10**5)]
-    profile = {"batch": 1, "count": 9, "copies": 0.0, "busy_us": 30.0, "waiting_us": 4.0}
+    step = {"batch": 1, "count": 9, "copies": 0.0, "busy_us": 30.0, "waiting_us": 4.0}
     timed = [
         {"group": "gather, large, float32", "code": "native", "median": 1e-3, "bytes": 9e6},
         {"group": "gather, small, float32", "code": "native", "median": 1e-6, "bytes": 9e3},
         {"group": "gather, large, float32", "code": "eager", "problem": "out of memory"},
     ]
-    gpu = {**made, "format": results.GPU, "cases": timed, "profile": [profile]}
+    gpu = {**made, "format": results.GPU, "cases": timed, "profile": [step]}
     gpu["machine"] = {**made["machine"], "device": "G"}
-    paths = files(tmp_path, made, lengths(*growth), gpu, result(*batches))
-    first, length, device, last = map(results.Path, paths)
-    text = report.page([first, last], length, device)
+    parts = {"native": 0.5, "products": 0.25, "torch": 0.2, "between": 0.05}
+    row = case("native", 0.02, flops=1e9) | {"shares": parts, "operators": 11.4}
+    where = {**made, "format": results.PROFILE, "rows": [row]}
+    paths = files(tmp_path, made, lengths(*growth), gpu, result(*batches), where)
+    first, length, device, last, times = map(results.Path, paths)
+    text = report.page([first, last], times, length, device)
     networks, samples = text.index("## Window networks"), text.index("## Samples of L")
     assert text.index("[3.json](../benchmarks/results/3.json)", samples) < networks
     assert text.index("[0.json](../benchmarks/results/0.json)", networks)
@@ -160,9 +165,73 @@ def test_page_and_figures(tmp_path, monkeypatch):
     assert "by 100 bytes a state" in " ".join(text.split())
     assert "| gather, large, float32 | 1.00 ms | 9.00 MB | 900 µs | 90% |" in text
     assert "gather, small" not in text
+    shares = "native | 20.0 ms | 50% | 25% | 20% | 5% | 11 | 1.00 GFLOP | 50% |"
+    assert f"| MLP forward (2 threads) | {shares}" in text
+    aim = "native | 4 times eager | 4.00 (3.92-4.08) | yes |"
+    assert f"| Lorenz-63 prior, B = 16, C = 1 (2 threads) | {aim}" in text
     assert "B = 1: 9 kernels, 0.0 copies, 30 us busy, 4 us waiting" in text
     for name in ("networks", "lorenz63", "batches", "length"):
         assert (tmp_path / f"performance-{name}.png").stat().st_size > 5000
+
+
+def test_targets():
+    """What is reached, what the scatter leaves open, and what the floor allows."""
+    name = "MLP vjp, width 256, B = 128"
+    made = result(
+        *(
+            case(code, s, 0.1, flops=1e9) | {"group": f"{name} (2 threads)"}
+            for code, s in (("eager", 0.03), ("native", 0.0125), ("native bfloat16", 0.0055))
+        ),
+        case("eager", 0.3) | {"group": f"{name}0 (2 threads)"},
+    )
+    made["floors"]["bfloat16"] = 2e11
+    lines = targets.table({"networks": made})[2:]
+    assert lines == [
+        f"| {name} (2 threads) | native | 4 times eager | 2.40 (1.96-2.93) | no | 3.00 |",
+        f"| {name} (2 threads) | native bfloat16 | 6 times eager | 5.45 (4.46-6.67) | "
+        "within the scatter | 6.00 |",
+    ]
+
+
+def test_every_target_is_measured():
+    """The page has a row of each."""
+    lines = results.ROOT.joinpath("docs", "performance.md").read_text().splitlines()
+    for target in targets.TARGETS:
+        aim = f"| {target.code} | {target.least:g} times {target.other} |"
+        rows = [line for line in lines if line.startswith(f"| {target.case} (") and aim in line]
+        assert len(rows) == 1, target
+
+
+@needs_native
+def test_where_the_time_goes():
+    """Each operator's time is that of its kind, and all of it is some part's."""
+    x, weight = torch.randn(64, 512), torch.randn(512, 512)
+
+    def products() -> None:
+        for _ in range(20):
+            x @ weight
+
+    def others() -> None:
+        for _ in range(200):
+            torch.tanh(x)
+
+    def python() -> None:
+        sum(range(10**6))
+
+    def native() -> None:
+        for _ in range(20):
+            ops.philox_normal_(torch.empty(1, 10**5), seed=1, step=0)
+
+    runs = {"products": products, "torch": others, "between": python, "native": native}
+    for name, run in runs.items():
+        found = profile.attribute(run, 0.02)
+        assert sum(found["shares"].values()) == pytest.approx(1)
+        assert max(found["shares"], key=found["shares"].__getitem__) == name
+    assert profile.attribute(products, 0.02)["operators"] == 20
+    work = workloads.time_score(1).work("vjp")
+    with work.within():
+        shares = profile.attribute(work.runs["native"], 0.01)["shares"]
+    assert min(shares["native"], shares["products"]) > 0.02
 
 
 def test_shared_end():
