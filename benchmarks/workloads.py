@@ -147,8 +147,15 @@ class Score:
             runs,
             lambda code: relative_error(runs[code](), expected),
             flops=count_flops(runs["eager"]),
+            bytes=self._bytes(kind),
             within=sampling,  # a network is packed once for many calls
         )
+
+    def _bytes(self, kind: str) -> int:
+        """Returns what must be read and written at least: states and what is made of them once,
+        and the weights once each way."""
+        states, weights = self.x.nbytes, sum(p.nbytes for p in self.network.parameters())
+        return 2 * states + weights if kind == "forward" else 3 * states + 2 * weights
 
     @cached_property
     def _last(self) -> nn.Module:

@@ -364,6 +364,7 @@ def test_networks_are_compared(score, kind):
         with turns.precision(code):
             work.check(code)
     assert work.flops > 0
+    assert work.bytes > work.runs["eager"]().nbytes
 
 
 @needs_native
