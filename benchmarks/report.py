@@ -67,8 +67,7 @@ DRAWN = {"lorenz63": ", C = 1 (", "flow": ", C = 1 (", "small_flow": ", C = 1 ("
 PEERS = (
     "Networks are not trained, which takes the same time. "
     '"azula" is the predictor-corrector sampler of that package and "sda" the reference package, '
-    "both with the same network in eager PyTorch, as many steps and as many evaluations (azula "
-    "approximates the likelihood in other ways, and draws from the prior here); "
+    "both with the same network in eager PyTorch, as many steps and as many evaluations; "
     '"native, objects of sda" is `sda_fast.sample` given the reference package\'s objects. The '
     "figure has those with one correction a step."
 )
@@ -77,7 +76,8 @@ PEERS = (
 NOTES = {
     "lorenz63": "A sample is a trajectory of 65 states by a network of width 256 and depth 5 on "
     "windows of 5, in 16 score evaluations or, with C = 16, 17; every eighth state is observed. "
-    f"{PEERS}",
+    f"{PEERS} By moments, which is guidance that azula has too, an evaluation takes three products "
+    "with the covariance of what is observed.",
     "flow": "A sample is 8 states of two components on a periodic square, in 8 evaluations. "
     f"{PEERS}",
     "small_flow": "The same in 8 or 17 evaluations, and of 256 samples 2 or 17.",
@@ -245,6 +245,7 @@ def page(
             group: codes
             for group, codes in chosen.items()
             if DRAWN.get(suite, "") in group and not disturbed(codes)
+            if suite not in DRAWN or "eager" in codes
         }
         draw_bars(drawn or chosen, result["floors"], figure(suite))
         lines += ["", f"## {title}", "", f"![{title}]({figure(suite).name})", ""]

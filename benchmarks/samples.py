@@ -4,7 +4,16 @@ All draw with the same network, steps and score evaluations. From the same noise
 corrections they draw the same samples, as which they are compared before they are timed.
 """
 
-__all__ = ["GRID", "PEERS", "Problem", "importable", "kolmogorov", "lorenz63", "sampling_work"]
+__all__ = [
+    "GRID",
+    "PEERS",
+    "Problem",
+    "importable",
+    "kolmogorov",
+    "lorenz63",
+    "moments_work",
+    "sampling_work",
+]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sda_fast import VPSDE, GaussianScore, ops, sample
+from sda_fast import VPSDE, GaussianScore, MMPSGaussianScore, ops, sample
 from sda_fast.observation import Subsample
 
 from .published import Composed, Guided, posterior
@@ -35,6 +44,7 @@ from .workloads import (
 )
 
 STD, GAMMA, TAU = 0.05, 3e-2, 0.5
+PRODUCTS = 3  # with the covariance of what is observed, to solve for the residual
 
 # Codes that need other packages, and the modules of them that are imported.
 PEERS = {"azula": "azula.sample", "sda": "sda.score", "native, objects of sda": "sda.score"}
@@ -162,6 +172,43 @@ def sampling_work(
     )
 
 
+def moments_work(problem: Problem, batch: int, steps: int, corrections: int) -> Work:
+    """Returns what draws samples of a posterior by the moments of the denoised trajectory, with
+    azula: its solver is GMRES too, with as many products."""
+    network = make_network(problem.arguments)
+    prior = VPSDE(network, shape=problem.event)
+    A = Subsample(problem.event, *problem.observed)
+    guidance = MMPSGaussianScore(torch.zeros(A.shape), A, STD, prior, iterations=PRODUCTS)
+    ours = VPSDE(guidance, problem.event)
+
+    def native(steps: int, corrections: int) -> Tensor:
+        x1 = torch.randn(batch, *problem.event)
+        return sample(ours, (batch,), None, steps, corrections, TAU, x1=x1, backend="native")
+
+    def guided(denoiser: Any) -> Any:
+        noise = import_module("azula.linalg.covariance").IsotropicCovariance(torch.tensor(STD**2))
+        moments = import_module("azula.guidance.mmps").MMPSDenoiser
+        y, observe = torch.zeros(A.shape.numel()), lambda x: problem.observe(x).flatten(1)
+        return moments(denoiser, y, observe, noise, iterations=PRODUCTS)
+
+    composed = Composed(network.kernel, network.order)
+    draws = {"native": native, "native bfloat16": native}
+    if importable(PEERS["azula"]):
+        draws = {"azula": azula(prior, composed, batch, guided), **draws}
+
+    def first(code: str) -> Tensor:
+        torch.manual_seed(0)
+        return draws[code](2, 0)
+
+    expected = first("azula" if "azula" in draws else "native")
+    return Work(
+        {code: lambda draw=draw: draw(steps, corrections) for code, draw in draws.items()},
+        lambda code: relative_error(first(code), expected),
+        flops=count_flops(lambda: next(iter(draws.values()))(1, 0)) * steps * (1 + corrections),
+        limit=1e-3,
+    )
+
+
 def importable(module: str) -> bool:
     try:
         import_module(module)
@@ -170,8 +217,13 @@ def importable(module: str) -> bool:
     return True
 
 
-def azula(prior: VPSDE, eps: Callable[[Tensor, Tensor], Tensor], batch: int) -> Draw:
-    """Draws with azula's predictor-corrector sampler, from an eager network."""
+def azula(
+    prior: VPSDE,
+    eps: Callable[[Tensor, Tensor], Tensor],
+    batch: int,
+    guided: Callable[[Any], Any] = lambda denoiser: denoiser,
+) -> Draw:
+    """Draws with azula's predictor-corrector sampler, from an eager network, guided or not."""
     denoise, samplers = import_module("azula.denoise"), import_module("azula.sample")
 
     class Denoiser(denoise.Denoiser):  # type: ignore[misc, name-defined]
@@ -183,7 +235,8 @@ def azula(prior: VPSDE, eps: Callable[[Tensor, Tensor], Tensor], batch: int) -> 
             return denoise.DiracPosterior(mean=(x - sigma * eps(x, t)) / mu)
 
     def draw(steps: int, corrections: int) -> Tensor:
-        sampler = samplers.PCSampler(Denoiser(), corrections, 0.1, steps=steps, silent=True)
+        denoiser = guided(Denoiser())
+        sampler = samplers.PCSampler(denoiser, corrections, 0.1, steps=steps, silent=True)
         with ops.backend("reference"):  # the network as azula would have it, in eager PyTorch
             return sampler(torch.randn(batch, *prior.shape))
 

@@ -352,6 +352,16 @@ def test_samples_are_compared(problem, guided):
 
 
 @needs_native
+def test_samples_by_moments_are_compared():
+    """With azula's, where it is there."""
+    work = samples.moments_work(samples.lorenz63(16), 2, 2, 1)
+    for code in work.runs:
+        with turns.precision(code):
+            work.check(code)
+    assert work.flops > 0
+
+
+@needs_native
 @pytest.mark.parametrize("kind", ["forward", "vjp"])
 @pytest.mark.parametrize(
     "score",
