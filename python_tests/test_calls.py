@@ -50,10 +50,10 @@ def guided(network: nn.Module, event: tuple[int, ...]) -> VPSDE:
     return VPSDE(GaussianScore(torch.zeros(A.shape), A, 0.5, VPSDE(network, event)), event)
 
 
-@pytest.mark.parametrize("how", ["hook", "forward"])
+@pytest.mark.parametrize("how", ["hook", "forward", "class"])
 @pytest.mark.parametrize(("kind", "name"), PARTS)
-def test_part_of_a_network(kind: str, name: str, how: str):
-    """What is hooked to any part, or put in place of its forward, is called."""
+def test_part_of_a_network(kind: str, name: str, how: str, monkeypatch: pytest.MonkeyPatch):
+    """What is hooked to any part, or put in place of its forward or its class's, is called."""
     make, event = NETWORKS[kind]
     network, calls = make(), 0
     part = network.get_submodule(name)
@@ -65,6 +65,13 @@ def test_part_of_a_network(kind: str, name: str, how: str):
 
     if how == "hook":
         part.register_forward_hook(twice)
+    elif how == "class":
+        own = type(part).forward
+
+        def patched(part: nn.Module, *args: object) -> Tensor:
+            return twice(part, args, own(part, *args))
+
+        monkeypatch.setattr(type(part), "forward", patched)
     else:
         forward = part.forward
         part.forward = lambda *args: twice(part, args, forward(*args))  # type: ignore[method-assign]

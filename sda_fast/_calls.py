@@ -4,7 +4,7 @@ A call runs hooks, and the forward of a subclass or of the instance. What is eva
 of a module, or by another method of it, leaves those out.
 """
 
-__all__ = ["hooked", "own", "stands_for_call"]
+__all__ = ["hooked", "own", "replaced", "stands_for_call"]
 
 from typing import Any
 
@@ -21,10 +21,22 @@ def hooked(module: nn.Module) -> bool:
     return everywhere or any([attributes[hooks] for hooks in HOOKS]) or "forward" in attributes
 
 
+def replaced(kind: type[nn.Module]) -> bool:
+    """Says whether a class calls another forward than the one that it was defined with, as where a
+    tool has put its own into it."""
+    for each in kind.__mro__:
+        if each is not nn.Module and "forward" in vars(each):
+            forward = vars(each)["forward"]
+            names = getattr(forward, "__module__", None), getattr(forward, "__qualname__", None)
+            defined = each.__module__, f"{each.__qualname__}.forward"
+            return names != defined or hasattr(forward, "__wrapped__")
+    return False
+
+
 def stands_for_call(f: Any, name: str) -> bool:
     """Says whether a method of a callable is of the same class as what a call of it runs, or of a
     class derived from that."""
-    if isinstance(f, nn.Module) and hooked(f):
+    if isinstance(f, nn.Module) and (hooked(f) or replaced(type(f))):
         return False
     for kind in type(f).__mro__:
         if name in vars(kind):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _autocast, _native, ops
-from ._calls import hooked
+from ._calls import hooked, replaced
 from ._kept import keeping, version
 from ._precision import matmul_precision
 from .composition import Plan
@@ -52,7 +52,7 @@ def expect(module: Any, kind: type[nn.Module], name: str) -> Any:
 
 
 def _expect_plain(module: Any, name: str) -> Any:
-    if hooked(module):
+    if hooked(module) or replaced(type(module)):
         raise UnfusableError(f"its {name} has hooks, or another forward")
     return module
 

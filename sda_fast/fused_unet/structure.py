@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from .._calls import hooked
+from .._calls import hooked, replaced
 from ..fused import UnfusableError, activation_number, check_weights, expect
 from ..nn import LayerNorm, ModResidualBlock, UNet
 
@@ -31,7 +31,7 @@ class Structure:
 
     def __init__(self, network: UNet):
         expect(network, UNet, "network")
-        if any(hooked(module) for module in network.modules()):
+        if any(hooked(module) or replaced(type(module)) for module in network.modules()):
             raise UnfusableError("a part of it has hooks, or another forward")
         if network.spatial not in (1, 2):
             raise UnfusableError(
