@@ -138,7 +138,7 @@ def test_page_and_figures(tmp_path, monkeypatch):
     sample = {"suite": "lorenz63", "threads": 2}
     batches = [
         case(code, batch * s, **sample)
-        | {"group": f"Lorenz-63 prior, B = {batch}, C = 1 (2 threads)"}
+        | {"group": f"Lorenz-63 posterior, B = {batch}, C = 1 (2 threads)"}
         for code, s in (("eager", 0.04), ("native", 0.01))
         for batch in (1, 16)
     ]
@@ -168,7 +168,7 @@ def test_page_and_figures(tmp_path, monkeypatch):
     shares = "native | 20.0 ms | 50% | 25% | 20% | 5% | 11 | 1.00 GFLOP | 50% |"
     assert f"| MLP forward (2 threads) | {shares}" in text
     aim = "native | 4 times eager | 4.00 (3.92-4.08) | yes |"
-    assert f"| Lorenz-63 prior, B = 16, C = 1 (2 threads) | {aim}" in text
+    assert f"| Lorenz-63 posterior, B = 16, C = 1 (2 threads) | {aim}" in text
     assert "B = 1: 9 kernels, 0.0 copies, 30 us busy, 4 us waiting" in text
     for name in ("networks", "lorenz63", "batches", "length"):
         assert (tmp_path / f"performance-{name}.png").stat().st_size > 5000
