@@ -29,7 +29,6 @@ from sda_fast import (
 )
 from sda_fast._native import has_bfloat16
 from sda_fast.fused import FusedMLP, Packed
-from sda_fast.nn import TimeEmbedding
 from sda_fast.ops import networks
 from sda_fast.packing import Fragments, Panels
 from sda_fast.score import sampling
@@ -202,13 +201,13 @@ def test_times_are_embedded_at_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 0)
 
     times: list[list[float]] = []
-    embed = TimeEmbedding.forward
+    embed = FusedMLP._bias
 
-    def counted(self: TimeEmbedding, t: Tensor) -> Tensor:
+    def counted(self: FusedMLP, t: Tensor, c: Tensor | None) -> Tensor:
         times.append(t.tolist())
-        return embed(self, t)
+        return embed(self, t, c)
 
-    monkeypatch.setattr(TimeEmbedding, "forward", counted)
+    monkeypatch.setattr(FusedMLP, "_bias", counted)
     sample(VPSDE(guided, shape=(20, 3)), (7,), steps=3, corrections=2, tau=0.1)
 
     # for all steps, parts of the samples and corrections
