@@ -17,6 +17,7 @@ __all__ = [
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -174,16 +175,17 @@ def sampling_work(
 
 def moments_work(problem: Problem, batch: int, steps: int, corrections: int) -> Work:
     """Returns what draws samples of a posterior by the moments of the denoised trajectory, with
-    azula: its solver is GMRES too, with as many products."""
+    azula, if it is there: its solver is GMRES too, with as many products. All are compared with the
+    reference in pure PyTorch."""
     network = make_network(problem.arguments)
     prior = VPSDE(network, shape=problem.event)
     A = Subsample(problem.event, *problem.observed)
     guidance = MMPSGaussianScore(torch.zeros(A.shape), A, STD, prior, iterations=PRODUCTS)
     ours = VPSDE(guidance, problem.event)
 
-    def native(steps: int, corrections: int) -> Tensor:
+    def draw(steps: int, corrections: int, backend: str = "native") -> Tensor:
         x1 = torch.randn(batch, *problem.event)
-        return sample(ours, (batch,), None, steps, corrections, TAU, x1=x1, backend="native")
+        return sample(ours, (batch,), None, steps, corrections, TAU, x1=x1, backend=backend)
 
     def guided(denoiser: Any) -> Any:
         noise = import_module("azula.linalg.covariance").IsotropicCovariance(torch.tensor(STD**2))
@@ -191,20 +193,21 @@ def moments_work(problem: Problem, batch: int, steps: int, corrections: int) -> 
         y, observe = torch.zeros(A.shape.numel()), lambda x: problem.observe(x).flatten(1)
         return moments(denoiser, y, observe, noise, iterations=PRODUCTS)
 
-    composed = Composed(network.kernel, network.order)
-    draws = {"native": native, "native bfloat16": native}
+    reference = partial(draw, backend="reference")
+    draws: dict[str, Draw] = {"native": draw, "native bfloat16": draw}
     if importable(PEERS["azula"]):
-        draws = {"azula": azula(prior, composed, batch, guided), **draws}
+        draws["azula"] = azula(prior, Composed(network.kernel, network.order), batch, guided)
 
-    def first(code: str) -> Tensor:
+    def first(draw: Draw) -> Tensor:
         torch.manual_seed(0)
-        return draws[code](2, 0)
+        return draw(2, 0)
 
-    expected = first("azula" if "azula" in draws else "native")
+    with precision("eager"):
+        expected = first(reference)
     return Work(
-        {code: lambda draw=draw: draw(steps, corrections) for code, draw in draws.items()},
-        lambda code: relative_error(first(code), expected),
-        flops=count_flops(lambda: next(iter(draws.values()))(1, 0)) * steps * (1 + corrections),
+        {code: partial(draw, steps, corrections) for code, draw in draws.items()},
+        lambda code: relative_error(first(draws[code]), expected),
+        flops=count_flops(lambda: reference(1, 0)) * steps * (1 + corrections),
         limit=1e-3,
     )
 

@@ -356,7 +356,7 @@ def test_samples_are_compared(problem, guided):
 
 @needs_native
 def test_samples_by_moments_are_compared():
-    """With azula's, where it is there."""
+    """With the reference's, and azula's where it is there."""
     work = samples.moments_work(samples.lorenz63(16), 2, 2, 1)
     for code in work.runs:
         with turns.precision(code):
