@@ -111,8 +111,8 @@ def test_planned_memory(make: Any, state: tuple[int, ...], guided: bool, backend
     told = plan.state_bytes + plan.network_bytes
     with ops.backend(backend):
         fused = network.fused(torch.empty(0, length, *state))
-    if not isinstance(fused, str):  # its packed weights are there already
-        told -= fused.weights.nbytes + fused.transposed.nbytes
+    if not isinstance(fused, str):  # has memory of its own, of which test_costs.py has a test
+        told = plan.state_bytes
     peak = peak_bytes(changes(partial(sample, sde, (batch,), **options))[0])
     assert 0.65 * told < peak < 1.5 * told + 2**16  # and the embedding of the times
 

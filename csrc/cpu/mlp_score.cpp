@@ -5,8 +5,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -15,6 +13,7 @@
 #include "pages.h"
 #include "parallel.h"
 #include "plan.h"
+#include "room.h"
 
 namespace sda_fast::cpu {
 namespace {
@@ -49,25 +48,23 @@ struct Network {
   void run(bool vjp, const int8_t* sign, const Tensor& out) {
     const int64_t columns = args.window * args.features;
     const int64_t most = std::max<int64_t>(1, kChunkBytes / 4 / columns / args.batch);
-    std::vector<float> results(std::min(most, args.count) * args.batch * columns);
+    static thread_local Room results;
+    args.out = results.floats(std::min(most, args.count) * args.batch * columns);
     auto* composed = static_cast<float*>(out.data_ptr());
     std::fill_n(composed, out.numel(), 0.0f);
 
     for (args.first = 0; args.first < args.count; args.first += most) {
       args.chunk = std::min(most, args.count - args.first);
-      args.out = results.data();
 
       // tiles are taken in turn, so that a thread that is held up leaves more of them to the others
       const int64_t count = tiles().mlp_tiles(args);
       const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
       std::atomic<int64_t> next = 0;
       parallel(std::min(count, threads), 1, [&](int64_t, int64_t) {
-        const auto bytes = static_cast<size_t>(tiles().mlp_scratch(args, vjp)) * sizeof(float);
-        const std::unique_ptr<float, decltype(&std::free)> scratch(
-            static_cast<float*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), &std::free);
-        check(scratch != nullptr, "no memory for ", bytes, " bytes of scratch.");
+        static thread_local Room room;
+        float* const scratch = room.floats(tiles().mlp_scratch(args, vjp));
         for (int64_t tile = next++; tile < count; tile = next++) {
-          tiles().mlp_run(args, vjp, scratch.get(), tile, tile + 1);
+          tiles().mlp_run(args, vjp, scratch, tile, tile + 1);
         }
       });
 
@@ -110,8 +107,9 @@ std::tuple<Tensor, Tensor> mlp_score(const Tensor& x, const Tensor& start, const
                   bfloat16, tf32);
 
   check(kept_rows >= 0, "kept_rows must be at least 0, but is ", kept_rows, ".");
-  const std::vector<int64_t> kept_shape = {kept_rows, portable::mlp_kept(network.args)};
-  const Tensor kept = allocate(x, kept_shape);
+  const int64_t numbers = portable::mlp_kept(network.args);
+  const Tensor kept =
+      kept_rows > 0 ? allocate_again(kept_rows, numbers) : allocate(x, {0, numbers});
   if (kept_rows > 0) network.keep(kept);
 
   const Tensor out = allocate(x, x.sizes());
