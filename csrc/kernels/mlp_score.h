@@ -163,6 +163,11 @@ inline void product(const float* in, int64_t inputs, const float* w, const float
   }
 }
 
+// Asks for what is read soon and may lie in memory far away.
+inline void prefetch(const float* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(from + i);
+}
+
 // Puts factors of f(a, i, c) in place of features [o, o + kFeatures) of a (features, R), i being
 // the first of a pair of features and c that of a vector of windows. Packed ones take the places
 // of features that have been replaced before.
@@ -378,7 +383,7 @@ inline void mlp_layers(const MlpScore& m, int64_t row, int64_t rows, MlpScratch&
 // The cotangent of a tile's windows, in s.x, from the composition's and what was kept.
 template <int R, typename P>
 inline void mlp_layers_vjp(const MlpScore& m, int64_t row, int64_t rows, MlpScratch& s) {
-  constexpr int64_t kRow = R * kLanes;
+  constexpr int64_t kRow = R * kLanes, kGroup = kFeatures * kRow / (P::kPacked ? 2 : 1);
 
   const int64_t features = m.window * m.features;
   for (int64_t i = features * kRow; i < mlp_padded(features) * kRow; ++i) s.x[i] = 0.0f;
@@ -396,11 +401,14 @@ inline void mlp_layers_vjp(const MlpScore& m, int64_t row, int64_t rows, MlpScra
         const Pair by = P::load(derivative + c, i, kRow);
         return {a.first * by.first, a.second * by.second};
       });
+      prefetch(derivative + P::steps(o + kFeatures) * kRow, kGroup);
     };
+    const auto soon = [&](int64_t o) { prefetch(kept + P::steps(o) * kRow, kGroup); };
+    prefetch(derivative, kGroup);
     const float* in = factors<P>(s.x, width, kRow, s.n);
     product<R, P>(in, width, w, nullptr, padded, false, s.a, scaled);
     w += padded * P::steps(width);
-    product<R, P>(s.a, width, w, nullptr, padded, false, s.n);
+    product<R, P>(s.a, width, w, nullptr, padded, false, s.n, soon);
     w += padded * P::steps(width);
     normalise_vjp<R, P>(s.n, kept, derivative + P::steps(padded) * kRow, width, s.x);
 
