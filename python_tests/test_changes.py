@@ -313,6 +313,8 @@ def faint(m: nn.Module, args: Any, result: Tensor) -> Tensor:
     return 0.1 * result
 
 
+forwards = pytest.MonkeyPatch()  # undone after each run
+
 CHANGES: dict[str, Any] = {
     "in place": lambda s, n: [p.mul_(0.5) for p in n.parameters()],
     "data in place": lambda s, n: [p.data.mul_(0.5) for p in n.parameters()],
@@ -328,6 +330,9 @@ CHANGES: dict[str, Any] = {
     "data of its embedding": lambda s, n: n.kernel.embedding[-1].weight.data.mul_(50.0),
     "a hook": lambda s, n: n.kernel.register_forward_hook(faint),
     "its forward": lambda s, n: setattr(n, "forward", lambda x, t, c=None: 0.1 * x),
+    "a class's forward": lambda s, n: forwards.setattr(
+        nn.Linear, "forward", lambda m, x: 0.5 * nn.functional.linear(x, m.weight)
+    ),
     "the estimator": lambda s, n: setattr(s, "eps", another()),
 }
 CHANGES_OF_GUIDANCE: dict[str, Any] = {
@@ -365,7 +370,10 @@ def test_what_a_callback_changes_is_followed(kind: str, change: str):
                 (CHANGES | CHANGES_OF_GUIDANCE)[change](sde, network)
 
         steps = torch.linspace(0.9, 0, 7)  # later than where the first step magnifies noise
-        return sample(sde, (2,), steps=steps, seed=1, callback=callback, backend=backend)
+        try:
+            return sample(sde, (2,), steps=steps, seed=1, callback=callback, backend=backend)
+        finally:
+            forwards.undo()
 
     native, expected = (drawn(backend, changed=True) for backend in ("auto", "reference"))
     torch.testing.assert_close(native, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))

@@ -79,11 +79,13 @@ def _within(value: Any, depth: int = 4) -> Iterator[Any]:
 
 
 def told(things: Sequence[Any]) -> list[Any]:
-    """Returns what things were told, their classes and attributes, and whether hooks are on modules
-    among them: what is :func:`identical` unless it was told anew."""
+    """Returns what things were told, their classes and attributes, and of modules among them what
+    their classes run and whether hooks are on them: what is :func:`identical` unless it was told
+    anew."""
     values = list(chain.from_iterable(map(_attributes, things)))
-    hooks = [hooked(thing) for thing in things if isinstance(thing, nn.Module)]
-    return [*values, *map(type, things), *hooks]
+    modules = [thing for thing in things if isinstance(thing, nn.Module)]
+    forwards = [type(module).forward for module in modules]
+    return [*values, *map(type, things), *forwards, *map(hooked, modules)]
 
 
 def numbers(things: Sequence[Any]) -> list[object]:
