@@ -179,32 +179,26 @@ def test_sdist(sdist: Path) -> None:
 
 @pytest.mark.slow
 @needs_builder
-def test_isolated_wheel(tmp_path: Path) -> None:
-    """`pip install .` beside an installed torch: isolated, and nothing of torch is downloaded."""
+def test_wheel(sdist: Path, tmp_path: Path) -> None:
+    """`pip install` of what is distributed, beside an installed torch: nothing of torch is
+    downloaded. The build is isolated where a package index answers."""
     environment = Environment(tmp_path / "env", with_torch=True, with_pip=True)
-    pip = [environment.python, "-m", "pip", "wheel", "-v", "--no-deps", "-w", tmp_path / "wheels"]
+    pip = ["-m", "pip", "wheel", "-v", "--no-deps", "-w", tmp_path]
     try:
-        log = run(*pip, ROOT)
+        log = run(environment.python, *pip, sdist, cwd=tmp_path)
     except AssertionError as error:
-        if "No matching distribution found for scikit-build-core" in str(error):
-            pytest.skip("an isolated build needs a package index, and none answers")
-        raise
+        if "No matching distribution found for scikit-build-core" not in str(error):
+            raise
+        log = run(sys.executable, *pip, "--no-build-isolation", sdist, cwd=tmp_path)
     assert "Collecting torch" not in log
     assert "Downloading torch" not in log
-    check_wheel(next((tmp_path / "wheels").glob("*.whl")), tmp_path)
-
-
-@pytest.mark.slow
-@needs_builder
-def test_wheel_from_sdist_without_isolation(sdist: Path, tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "-w", tmp_path]
-    run(*pip, "--no-build-isolation", sdist, cwd=tmp_path)
     check_wheel(next(tmp_path.glob("*.whl")), tmp_path)
 
 
 @pytest.mark.slow
 @needs_builder
 def test_editable(tmp_path: Path) -> None:
+    """An install for developers, without isolation."""
     environment = Environment(tmp_path / "env", with_torch=False, with_pip=True)
     (environment.site / "outer.pth").write_text(f"{SITE}\n")
     pip = [environment.python, "-m", "pip", "install", "--no-deps", "--no-build-isolation"]
