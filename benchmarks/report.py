@@ -268,7 +268,7 @@ def page(
         "`python_tests/test_costs.py` counts, in CI. A sample takes N (1 + C) score evaluations. "
         "With a fused network an evaluation is one operator of ours, and guided by a subsample "
         "six, and a step or a correction is one more. Memory is allocated for what operators "
-        "return (one tensor an evaluation, guided seven) and by torch's autograd for a callable; "
+        "return (one tensor an evaluation, guided six) and by torch's autograd for a callable; "
         "the sampler has none of its own from step to step, and a long run holds no more than a "
         "short one. The instructions that a kernel takes an element are counted by valgrind.",
         "",
