@@ -30,7 +30,10 @@ from .cases import CASES, DTYPES, Case
 
 PAGE = Path(__file__).parents[1] / "docs" / "operators.md"
 TEXT = Path(__file__).with_name("operators.md")
-ELSEWHERE = ("mlp_score", "mlp_score_vjp")  # measured by test_networks
+ELSEWHERE = (
+    *("mlp_score", "mlp_score_vjp"),  # measured by test_networks
+    *("winograd", "winograd_"),  # and by test_unet
+)
 THREADS = Path("/proc/self/task")
 LEAST_ROUNDS, SECONDS, SMALL_CALLS = 3, 0.8, 200
 

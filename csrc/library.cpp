@@ -69,6 +69,8 @@ STABLE_TORCH_LIBRARY(sda_fast, m) {
   m.def("block_mean(Tensor x, int[] block) -> Tensor");
   m.def("block_mean_adjoint(Tensor y, int[] block) -> Tensor");
   m.def("residual(Tensor y, Tensor prediction, Tensor std, Tensor gamma, float ratio) -> Tensor");
+  m.def("winograd(Tensor x, Tensor kernel, Tensor? bias, int[] padding) -> Tensor");
+  m.def("winograd_(Tensor(a!) onto, Tensor x, Tensor kernel, Tensor? bias, int[] padding) -> ()");
 }
 
 namespace py = pybind11;

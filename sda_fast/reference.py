@@ -40,6 +40,9 @@ __all__ = [
     "subsample",
     "subsample_adjoint",
     "widen",
+    "winograd",
+    "winograd_",
+    "winograd_kernel",
 ]
 
 import math
@@ -577,3 +580,64 @@ def activation_pad_vjp(
         vjp = torch.func.vjp(ACTIVATIONS[activation], y)[1]
         (g,) = vjp(g)
     return _circular(g, padding).to(x.dtype)
+
+
+def winograd_maps(a: float, b: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the maps of the minimal filtering F(4, 3) of Winograd by the points 0, a, -a, b, -b
+    and infinity, in float64: A^T (4, 6), G (6, 3) and B^T (6, 6), with which a filter g of three
+    points gives A^T [(G g) * (B^T d)], four points, of six points d."""
+    points = (0.0, a, -a, b, -b)
+    powers = torch.tensor(points, dtype=torch.float64)[:, None] ** torch.arange(4)
+    result = torch.cat((powers, torch.eye(4)[-1:]))
+
+    # B^T has the polynomials that are zero at all points but one, and last at all
+    kernel, source = torch.zeros(6, 3).double(), torch.zeros(6, 6).double()
+    for row in range(6):
+        others = [p for i, p in enumerate(points) if i != row]
+        polynomial = torch.ones(1, dtype=torch.float64)
+        for p in others:
+            polynomial = F.pad(polynomial, (1, 0)) - p * F.pad(polynomial, (0, 1))
+        source[row, : len(polynomial)] = polynomial
+        if row < 5:
+            kernel[row] = result[row, :3] / math.prod(points[row] - p for p in others)
+    kernel[5, 2] = 1
+    return result.T, kernel, source
+
+
+_RESULT_MAP, _KERNEL_MAP, _SOURCE_MAP = winograd_maps(5 / 8, 3 / 2)
+
+
+def winograd_kernel(weight: Tensor) -> Tensor:
+    """Maps kernels (out, in, 3, 3), `out` a multiple of 16, to what `winograd` multiplies by, with
+    shape (36, out / 16, in, 16): G g G^T, computed in float64."""
+    g = torch.kron(_KERNEL_MAP, _KERNEL_MAP).to(weight.device)
+    products = weight.double().flatten(2) @ g.T  # (out, in, 36)
+    return products.unflatten(0, (-1, 16)).permute(3, 0, 2, 1).to(weight.dtype).contiguous()
+
+
+def winograd(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: list[int]) -> Tensor:
+    """Convolves fields (B, in, H, W), padded with p rows and q columns of zeros on either side,
+    with kernels of 3 x 3 points.
+
+    Arguments:
+        x: The fields.
+        kernel: What `winograd_kernel` makes of the kernels.
+        bias: What is added to each channel, with shape (out), or None.
+        padding: The numbers p and q.
+    """
+    a, b = (m.to(x) for m in (_RESULT_MAP, _SOURCE_MAP))
+    rows, columns = (n + 2 * p - 2 for n, p in zip(x.shape[2:], padding, strict=True))
+    (p, q), down, across = padding, -(-rows // 4), -(-columns // 4)
+    x = F.pad(x, (q, q + 4 * across - columns, p, p + 4 * down - rows))
+    d = x.unfold(2, 6, 4).unfold(3, 6, 4)  # (B, in, down, across, 6, 6)
+    v = (b @ d @ b.T).flatten(4)
+    sums = torch.einsum("bcyxp,pnco->bnoyxp", v, kernel).flatten(1, 2).unflatten(-1, (6, 6))
+    y = (a @ sums @ a.T).transpose(3, 4).flatten(4, 5).flatten(2, 3)[:, :, :rows, :columns]
+    return y if bias is None else y + bias[:, None, None]
+
+
+def winograd_(
+    onto: Tensor, x: Tensor, kernel: Tensor, bias: Tensor | None, padding: list[int]
+) -> None:
+    """Adds what `winograd` returns to fields (B, out, H + 2 p - 2, W + 2 q - 2)."""
+    onto.add_(winograd(x, kernel, bias, padding))

@@ -15,6 +15,7 @@
 #include "../kernels/residual.h"
 #include "../kernels/sparse_map.h"
 #include "../kernels/subsample.h"
+#include "../kernels/winograd.h"
 
 namespace sda_fast {
 
@@ -57,6 +58,8 @@ struct TileTable {
   int64_t (*mlp_tiles)(const MlpScore&);
   int64_t (*mlp_scratch)(const MlpScore&, bool vjp);
   void (*mlp_run)(const MlpScore&, bool vjp, float* scratch, int64_t begin, int64_t end);
+  int64_t (*winograd_scratch)(const Winograd&);
+  void (*winograd_run)(const Winograd&, float* scratch, int64_t item);
   FieldLoops<float> float32;
   FieldLoops<double> float64;
   FieldLoops<BFloat16> bfloat16_fields;

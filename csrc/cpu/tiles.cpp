@@ -11,8 +11,9 @@ constexpr FieldLoops<T> fields() {
 }
 
 extern const TileTable tile_table;  // as in loops.cpp
-constinit const TileTable tile_table = {
-    kBfloat16,       mlp_tiles,        mlp_scratch,        mlp_run,
-    fields<float>(), fields<double>(), fields<BFloat16>(), fields<Float16>()};
+constinit const TileTable tile_table = {kBfloat16,        mlp_tiles,        mlp_scratch,
+                                        mlp_run,          winograd_scratch, winograd_run,
+                                        fields<float>(),  fields<double>(), fields<BFloat16>(),
+                                        fields<Float16>()};
 
 }  // namespace sda_fast::SDA_FAST_VARIANT

@@ -1,9 +1,9 @@
 r"""U-Nets whose steps between convolutions are native operators.
 
 A :class:`FusedUNet` is made from a :class:`sda_fast.nn.UNet`, and uses its parameters. Convolutions
-stay with the library (oneDNN, cuDNN); what is between two of them (modulation, LayerNorm,
-activation, circular padding) is one pass that writes what the next one reads, channels last. A
-block,
+are the library's (oneDNN, cuDNN), but for most of those by 3 x 3 points on a CPU, which are
+:func:`sda_fast.ops.winograd`; what is between two of them (modulation, LayerNorm, activation,
+circular padding) is one pass that writes what the next one reads, channels last. A block,
 
 .. math:: x + W_2 * f(W_1 * n + b_1) + b_2, \quad n = \text{norm}(x + \text{shift}),
 

@@ -1,12 +1,13 @@
 """Convolutions of fields that are padded already, by the library of each device.
 
 On a CPU with oneDNN a kernel is packed once, by operators that torch keeps for its own compiler,
-and a convolution adds its bias, and what it is to be added to, as it writes its result. Elsewhere,
-on CUDA and where torch has no such operators, a convolution is torch's own, channels last: there a
-bias would be one more pass over the result, and is left to the operator that reads it.
+and a convolution adds its bias, and what it is to be added to, as it writes its result. So does
+ours, which takes the place of those by 3 x 3 points in float32. Elsewhere, on CUDA and where torch
+has no such operators, a convolution is torch's own, channels last: there a bias would be one more
+pass over the result, and is left to the operator that reads it.
 """
 
-__all__ = ["Convolution", "OneDNN", "choose", "missing", "without_onednn"]
+__all__ = ["Convolution", "OneDNN", "Winograd", "choose", "missing", "without_onednn"]
 
 from functools import cache
 from typing import Any
@@ -110,10 +111,44 @@ class OneDNN(Convolution):
         )
 
 
+class Winograd(OneDNN):
+    """One that takes a quarter of the multiplications where it can and that is faster: by 3 x 3
+    points, without a stride, of float32 and of channels in multiples of 16."""
+
+    # Of fewer tiles than these such a kernel, four times as large, is read for longer than they are
+    # multiplied; one of fewer channels stays in the cache.
+    LEAST_TILES, SMALL_KERNEL = 8, 1 << 15
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *options: Any):
+        super().__init__(weight, bias, *options)
+        outputs, inputs, *size = weight.shape
+        whole = outputs % 16 == inputs % 16 == 0 and size == [3, 3] and self.stride == [1, 1]
+        self.possible = whole and weight.dtype == torch.float32
+        self.small = outputs * inputs <= self.SMALL_KERNEL
+        self._kernel: Tensor | None = None
+
+    def __call__(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        if not (self.possible and self.pays(x)):
+            return super().__call__(x, onto)
+        if self._kernel is None:
+            self._kernel = ops.winograd_kernel(self.weight)
+        if onto is None:
+            return ops.winograd(x, self._kernel, self.bias, self.padding)
+        ops.winograd_(onto, x, self._kernel, self.bias, self.padding)
+        return onto
+
+    def pays(self, x: Tensor) -> bool:
+        """Says whether fields are large enough: of a tile of 4 x 4 points all are computed."""
+        (b, _, *size), (p, q) = x.shape, self.padding
+        h, w = size[0] + 2 * p - 2, size[1] + 2 * q - 2
+        tiles = b * -(-h // 4) * -(-w // 4)
+        return 4 * tiles <= b * h * w and (self.small or tiles >= self.LEAST_TILES)
+
+
 def choose(device: torch.device) -> tuple[type[Convolution], str | None]:
-    """Returns what convolves on a device and, on a CPU, why that is not oneDNN."""
+    """Returns what convolves on a device and, on a CPU, why neither oneDNN nor we do."""
     reason = without_onednn() if device.type == "cpu" else None
-    return (OneDNN if device.type == "cpu" and reason is None else Convolution), reason
+    return (Winograd if device.type == "cpu" and reason is None else Convolution), reason
 
 
 def without_onednn() -> str | None:

@@ -51,6 +51,9 @@ __all__ = [
     "transpose",
     "transformed",
     "unserved",
+    "winograd",
+    "winograd_",
+    "winograd_kernel",
 ]
 
 from ._dispatch import backend, is_native, transformed, unserved
@@ -69,3 +72,4 @@ from .observations import (
 )
 from .steps import denoise, multistep, multistep_, predictor, predictor_
 from .windows import compose, compose_denoise, gather
+from .winograd import winograd, winograd_, winograd_kernel
