@@ -198,13 +198,15 @@ def _wrapped(line: str) -> str:
     return fill(line, 100, break_long_words=False, break_on_hyphens=False)
 
 
-def newest(timings: Sequence[Path]) -> dict[str, tuple[Path, Result]]:
-    """Returns of each suite the last of the files that have what the page shows of it."""
-    found = {}
+def newest(timings: Sequence[Path]) -> list[dict[str, tuple[Path, Result]]]:
+    """Returns for each processor, that of most suites first, the last of the files that have what
+    the page shows of a suite."""
+    found: dict[str, dict[str, tuple[Path, Result]]] = {}
     for path in timings:
         result = load(path)
-        found |= {suite: (path, result) for suite in PARTS if part(result, suite)}
-    return found
+        of = found.setdefault(result["machine"]["processor"], {})
+        of |= {suite: (path, result) for suite in PARTS if part(result, suite)}
+    return sorted(found.values(), key=len, reverse=True)
 
 
 def page(
@@ -219,7 +221,8 @@ def page(
         "# Performance",
         "",
         "`python -m benchmarks.report --docs` writes this page and its figures from the newest "
-        "files of `benchmarks/results`.",
+        "files of `benchmarks/results`, on the processor of most of them; what was measured on "
+        "another follows.",
         "",
         '"Eager" is the reference or the published method in eager PyTorch, "compiled" the same '
         "under `torch.compile`, all by turns on the same arguments in one process, compared before "
@@ -234,7 +237,7 @@ def page(
         "rate which the native code reached, or where there is none the last one named. Other "
         "native codes have theirs in brackets; bfloat16's floor is that of bfloat16 products.",
     ]
-    found = newest(timings)
+    found, *others = newest(timings)
     lines += targets_section(found)
     if times is not None:
         lines += profile_section(times)
@@ -259,6 +262,8 @@ def page(
         if suite in SHOWN:
             lines += [f"Those of{SHOWN[suite]}; the other sizes and types are in the file.", ""]
         lines += table(chosen, result["floors"], True)
+        for other in others:
+            lines += elsewhere(suite, *other[suite]) if suite in other else []
     if lengths is not None:
         lines += length_section(lengths)
     if gpu is not None:
@@ -285,6 +290,18 @@ def page(
         "",
     ]
     return "\n".join(line if line.startswith(("|", "!")) else _wrapped(line) for line in lines)
+
+
+def elsewhere(suite: str, path: Path, result: Result) -> list[str]:
+    """Makes the section of a suite on another processor."""
+    return [
+        "",
+        f"### On {result['machine']['processor']} ({result['machine']['isa']})",
+        "",
+        f"{source(path, result)} {rates_in_words(result['floors'])}",
+        "",
+        *table(part(result, suite), result["floors"], True),
+    ]
 
 
 def targets_section(found: dict[str, tuple[Path, Result]]) -> list[str]:

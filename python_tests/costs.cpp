@@ -14,6 +14,7 @@
 #include "../csrc/kernels/norm_pad.h"
 #include "../csrc/kernels/philox_normal.h"
 #include "../csrc/kernels/residual.h"
+#include "../csrc/kernels/winograd.h"
 
 using namespace sda_fast;
 
@@ -56,6 +57,20 @@ __attribute__((noinline)) void run(const MlpScore& m, bool vjp, float* scratch) 
   SDA_FAST_VARIANT::mlp_run(m, vjp, scratch, 0, SDA_FAST_VARIANT::mlp_tiles(m));
 }
 
+__attribute__((noinline)) void run(const Winograd& w, float* scratch) {
+  const int64_t items = (SDA_FAST_VARIANT::winograd_tiles(w) + w.tiles - 1) / w.tiles;
+  for (int64_t item = 0; item < items; ++item) SDA_FAST_VARIANT::winograd_run(w, scratch, item);
+}
+
+// For a kernel that works in scratch, of so many floats.
+template <typename F>
+void with_scratch(int64_t floats, const F& f) {
+  const size_t bytes = (4 * static_cast<size_t>(floats) + 63) / 64 * 64;
+  auto* scratch = static_cast<float*>(std::aligned_alloc(64, bytes));
+  f(scratch);
+  std::free(scratch);
+}
+
 constexpr int64_t kWindow = 5, kFeatures = 3, kWidth = 64;  // of the network
 
 int main(int argc, char** argv) {
@@ -87,8 +102,8 @@ int main(int argc, char** argv) {
   } else if (is("norm_pad")) {  // fields of 32 channels, 16 columns wide
     const Padded padded = {1, 32, n / 512, 16, 1, 1, 1, 1};
     std::vector<float> padding(32 * (n / 512 + 2) * 18), scale(n / 32);
-    run(NormPad<float>{x.data(), {n, 1, 512, 32}, nullptr, 0, 1e-5f, padding.data(), scale.data(),
-                       padded});
+    run(NormPad<float>{
+        x.data(), {n, 1, 512, 32}, nullptr, 0, 1e-5f, padding.data(), scale.data(), padded});
     out[0] = padding[0];
   } else if (is("mlp_score") || is("mlp_score_vjp")) {  // n / 16 windows, two blocks
     const int64_t count = n / 16;
@@ -109,10 +124,25 @@ int main(int argc, char** argv) {
     m.activation = Activation::kSiLU;
     m.out = out.data();
     const bool vjp = is("mlp_score_vjp");
-    const auto bytes = 4 * static_cast<size_t>(SDA_FAST_VARIANT::mlp_scratch(m, vjp));
-    auto* scratch = static_cast<float*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
-    run(m, vjp, scratch);
-    std::free(scratch);
+    with_scratch(SDA_FAST_VARIANT::mlp_scratch(m, vjp),
+                 [&](float* scratch) { run(m, vjp, scratch); });
+  } else if (is("winograd")) {  // fields of 32 channels, 16 columns wide
+    const std::vector<float> weights(36 * 32 * 32, 0.01f);
+    Winograd w = {};
+    w.x = x.data();
+    w.x_strides = {n, 1, 18 * 32, 32};
+    w.kernel = weights.data();
+    w.out = out.data();
+    w.batch = 1;
+    w.inputs = 32;
+    w.panels = 2;
+    w.rows = n / 512;
+    w.columns = 16;
+    w.in_rows = w.rows + 2;
+    w.in_columns = 18;
+    w.tiles = 24;
+    w.parts = 1;
+    with_scratch(SDA_FAST_VARIANT::winograd_scratch(w), [&](float* scratch) { run(w, scratch); });
   } else if (!is("nothing")) {
     return 2;
   }

@@ -155,13 +155,17 @@ def test_page_and_figures(tmp_path, monkeypatch):
     parts = {"native": 0.5, "products": 0.25, "torch": 0.2, "between": 0.05}
     row = case("native", 0.02, flops=1e9) | {"shares": parts, "operators": 11.4}
     where = {**made, "format": results.PROFILE, "rows": [row]}
-    paths = files(tmp_path, made, lengths(*growth), gpu, result(*batches), where)
-    first, length, device, last, times = map(results.Path, paths)
-    text = report.page([first, last], times, length, device)
+    older = result(case("eager", 0.05), case("native", 0.01))
+    older["machine"] = {**older["machine"], "processor": "Q"}
+    paths = files(tmp_path, made, lengths(*growth), gpu, result(*batches), where, older)
+    first, length, device, last, times, other = map(results.Path, paths)
+    text = report.page([first, last, other], times, length, device)
     networks, samples = text.index("## Window networks"), text.index("## Samples of L")
     assert text.index("[3.json](../benchmarks/results/3.json)", samples) < networks
     assert text.index("[0.json](../benchmarks/results/0.json)", networks)
     assert "| MLP forward (2 threads) | 80.0 ms | 20.0 ms | 4.00 (3.92-4.08) |" in text
+    assert "| MLP forward (2 threads) | 50.0 ms | 10.0 ms | 5.00 (4.90-5.10) |" in text
+    assert networks < text.index("### On Q (avx2)") < text.index("5.00 (4.90-5.10)")
     assert "by 100 bytes a state" in " ".join(text.split())
     assert "| gather, large, float32 | 1.00 ms | 9.00 MB | 900 µs | 90% |" in text
     assert "gather, small" not in text
