@@ -5,7 +5,7 @@ bin := $(VENV)/bin
 sources := $(shell find backend csrc sda_fast -type f -not -name '*.pyc' -not -path '*/.*')
 operator_tests := python_tests/test_ops.py python_tests/test_ops_layout.py \
     python_tests/test_ops_steps.py python_tests/test_ops_observations.py \
-    python_tests/test_ops_fields.py
+    python_tests/test_ops_fields.py python_tests/test_winograd.py
 packages := import sysconfig; print(sysconfig.get_path('purelib'))
 pip = $(bin)/python -m pip install --quiet -c constraints.txt
 # With the environment's own tools: an isolated build's move, and all would be compiled again.

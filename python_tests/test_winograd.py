@@ -134,6 +134,18 @@ def test_what_is_added_to_may_be_the_source():
         torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
 
 
+@needs_native
+def test_fields_far_apart():
+    """More than 2^31 numbers lie between them, of which no page is ever touched."""
+    apart = 2**31 + 2**20
+    x = torch.empty(apart + 36 * 16).as_strided((2, 16, 6, 6), (apart, 1, 96, 16))
+    x.copy_(torch.randn(x.shape))
+    weight = torch.randn(32, 16, 3, 3)
+    with ops.backend("native"):
+        result = ops.winograd(x, ops.winograd_kernel(weight))
+    assert relative(result, exact(x, weight, None, (0, 0))) < 2e-6
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_not_lost(bad: float):
     """Nothing that depends on it is finite, and tiles that do not are as before."""

@@ -15,9 +15,9 @@
 // of a direct sum; those of the customary 1 and 2 are twice as large.
 //
 // Operations of a tile beside 2 * 36 inputs * outputs in the products: 2 * 144 inputs and 120
-// outputs, most of them fused. Blocks of tiles are so small that what is between the three steps
-// stays in L2, and so large that the kernel, which is read once a block, comes from L3 in the time
-// of the products.
+// outputs, most of them fused. Items are of so few tiles that what is between the three steps stays
+// near, and of so many that the kernel, which each reads in order, comes from L3 in the time of the
+// products.
 
 #include "padded.h"
 #include "vector.h"
@@ -59,7 +59,6 @@ SDA_FAST_FN int64_t winograd_tiles(const Winograd& w) {
 namespace winograd {
 
 constexpr float kA = 5.0f / 8, kB = 3.0f / 2, kA2 = kA * kA, kB2 = kB * kB;
-constexpr int64_t kGroup = 2 * kAbreast;  // outputs that are computed together
 
 // Vectors at any address.
 SDA_FAST_FN Vector load(const float* p) {
@@ -103,7 +102,7 @@ constexpr int kRows = 4;
 // sums[r][0, 2 kLanes) = sum over i of v[r][i] kernel[i], whose second vector is `gap` further on.
 template <int kCount>
 inline void multiply_rows(const float* v, int64_t inputs, const float* kernel, int64_t gap,
-                          float* sums) {
+                          float* sums, int64_t stride) {
   Vector s[kCount][2];
   for (int r = 0; r < kCount; ++r) s[r][0] = s[r][1] = Vector{};
   int64_t i = 0;
@@ -116,47 +115,63 @@ inline void multiply_rows(const float* v, int64_t inputs, const float* kernel, i
     }
   } while (++i < inputs);
   for (int r = 0; r < kCount; ++r) {
-    at(sums + r * kGroup) = s[r][0];
-    at(sums + r * kGroup + kLanes) = s[r][1];
+    at(sums + r * stride) = s[r][0];
+    at(sums + r * stride + kLanes) = s[r][1];
   }
 }
 
 template <int kCount>
 inline void multiply_rest(int64_t count, const float* v, int64_t inputs, const float* kernel,
-                          int64_t gap, float* sums) {
+                          int64_t gap, float* sums, int64_t stride) {
   if constexpr (kCount > 0) {
-    if (count == kCount) return multiply_rows<kCount>(v, inputs, kernel, gap, sums);
-    multiply_rest<kCount - 1>(count, v, inputs, kernel, gap, sums);
+    if (count == kCount) return multiply_rows<kCount>(v, inputs, kernel, gap, sums, stride);
+    multiply_rest<kCount - 1>(count, v, inputs, kernel, gap, sums, stride);
   }
 }
 
-// sums (tiles, kGroup) = v (tiles, inputs) times `columns` outputs of the kernel, in whole panels.
+// sums (tiles, stride) = v (tiles, inputs) times `outputs` of the kernel, in whole panels.
 inline void multiply(const float* v, int64_t tiles, int64_t inputs, const float* kernel,
-                     int64_t columns, float* sums) {
-  for (int64_t c = 0; c < columns; c += 2 * kLanes) {
-    const float* panel = kernel + c / kAbreast * inputs * kAbreast + c % kAbreast;
+                     int64_t outputs, float* sums, int64_t stride) {
+  for (int64_t o = 0; o < outputs; o += 2 * kLanes) {
+    const float* panel = kernel + o / kAbreast * inputs * kAbreast + o % kAbreast;
     // a vector as wide as a panel has its second in the next, or without one does the same twice
-    const int64_t next = columns > kAbreast ? inputs * kAbreast : 0;
+    const int64_t next = o + kAbreast < outputs ? inputs * kAbreast : 0;
     const int64_t gap = kLanes == kAbreast ? next : kLanes;
     int64_t t = 0;
     for (; t + kRows <= tiles; t += kRows) {
-      multiply_rows<kRows>(v + t * inputs, inputs, panel, gap, sums + t * kGroup + c);
+      multiply_rows<kRows>(v + t * inputs, inputs, panel, gap, sums + t * stride + o, stride);
     }
-    multiply_rest<kRows - 1>(tiles - t, v + t * inputs, inputs, panel, gap, sums + t * kGroup + c);
+    multiply_rest<kRows - 1>(tiles - t, v + t * inputs, inputs, panel, gap, sums + t * stride + o,
+                             stride);
   }
 }
+
+// The outputs of an item, in whole panels.
+struct Part {
+  int64_t first, outputs, stride;  // stride: of their sums, in pairs of panels
+
+  Part(const Winograd& w, int64_t part) {
+    const int64_t pairs = (w.panels + 1) / 2, begin = part * pairs / w.parts;
+    const int64_t end = (part + 1) * pairs / w.parts,
+                  last = 2 * end < w.panels ? 2 * end : w.panels;
+    first = 2 * begin * kAbreast;
+    outputs = last * kAbreast - first;
+    stride = 2 * (end - begin) * kAbreast;
+  }
+};
 
 // The scratch of an item. Planes of neighbouring places begin in different sets of the cache.
 struct Scratch {
   int64_t source_plane, sums_plane;
   float *patch, *source, *sums;
 
-  Scratch(const Winograd& w, float* memory)
-      : source_plane(w.tiles * w.inputs + kAbreast), sums_plane(w.tiles * kGroup + kAbreast) {
-    patch = memory;
-    source = patch + kPlaces * w.inputs;
-    sums = source + kPlaces * source_plane;
-  }
+  Scratch(const Winograd& w, const Part& part, float* memory)
+      : source_plane(w.tiles * w.inputs + kAbreast),
+        sums_plane(w.tiles * part.stride + kAbreast),
+        patch(memory),
+        source(patch + kPlaces * w.inputs),
+        sums(source + kPlaces * source_plane) {}
+
   int64_t floats() const { return (sums - patch) + kPlaces * sums_plane; }
 };
 
@@ -222,27 +237,27 @@ inline void take_source(const Winograd& w, const Scratch& scratch, const Place& 
   }
 }
 
-// The tile's result, A^T sums A, for `columns` outputs from `first` on.
-inline void give_result(const Winograd& w, const Scratch& scratch, const Place& place, int64_t t,
-                        int64_t first, int64_t columns) {
-  const int64_t outputs = w.panels * kAbreast, line = w.columns * outputs;
-  const int64_t rows = w.rows - place.row, across = w.columns - place.column;
-  float* out = w.out + (place.b * w.rows + place.row) * line + place.column * outputs + first;
-  const float* from = scratch.sums + t * kGroup;
-  for (int64_t c = 0; c < columns; c += kLanes) {
+// The tile's result, A^T sums A, for the outputs of a part.
+inline void give_result(const Winograd& w, const Scratch& scratch, const Part& part,
+                        const Place& place, int64_t t) {
+  const int64_t channels = w.panels * kAbreast, line = w.columns * channels;
+  const int64_t rows = w.rows - place.row, columns = w.columns - place.column;
+  float* out = w.out + (place.b * w.rows + place.row) * line + place.column * channels + part.first;
+  const float* from = scratch.sums + t * part.stride;
+  for (int64_t o = 0; o < part.outputs; o += kLanes) {
     Vector half[kTile][kPatch], sums[kPatch], result[kTile];
     for (int64_t j = 0; j < kPatch; ++j) {
       for (int64_t i = 0; i < kPatch; ++i) {
-        sums[i] = at(from + (i * kPatch + j) * scratch.sums_plane + c);
+        sums[i] = at(from + (i * kPatch + j) * scratch.sums_plane + o);
       }
       transform_sums(sums, result);
       for (int64_t i = 0; i < kTile; ++i) half[i][j] = result[i];
     }
-    const Vector bias = w.bias != nullptr ? load(w.bias + first + c) : Vector{};
+    const Vector bias = w.bias != nullptr ? load(w.bias + part.first + o) : Vector{};
     for (int64_t i = 0; i < kTile && i < rows; ++i) {
       transform_sums(half[i], result);
-      for (int64_t j = 0; j < kTile && j < across; ++j) {
-        float* to = out + i * line + j * outputs + c;
+      for (int64_t j = 0; j < kTile && j < columns; ++j) {
+        float* to = out + i * line + j * channels + o;
         const Vector y = result[j] + bias;
         store(to, w.add ? y + load(to) : y);
       }
@@ -252,32 +267,27 @@ inline void give_result(const Winograd& w, const Scratch& scratch, const Place& 
 
 }  // namespace winograd
 
-// How many floats an item needs beside what it reads and writes.
+// How many floats an item needs beside what it reads and writes, at the most.
 inline int64_t winograd_scratch(const Winograd& w) {
-  return winograd::Scratch(w, nullptr).floats();
+  return winograd::Scratch(w, winograd::Part(w, w.parts - 1), nullptr).floats();
 }
 
 inline void winograd_run(const Winograd& w, float* memory, int64_t item) {
   using namespace winograd;
-  const Scratch scratch(w, memory);
-  const int64_t first = item / w.parts * w.tiles, part = item % w.parts;
-  const int64_t count = winograd_tiles(w) - first < w.tiles ? winograd_tiles(w) - first : w.tiles;
+  const Part part(w, item % w.parts);
+  const Scratch scratch(w, part, memory);
+  const int64_t first = item / w.parts * w.tiles, left = winograd_tiles(w) - first;
+  const int64_t count = left < w.tiles ? left : w.tiles;
 
-  for (int64_t t = 0; t < count; ++t)
+  for (int64_t t = 0; t < count; ++t) {
     take_source(w, scratch, Place(w, first + t), Place(w, first + t + 1), t);
-
-  const int64_t groups = (w.panels + 1) / 2;
-  for (int64_t g = part * groups / w.parts; g < (part + 1) * groups / w.parts; ++g) {
-    const int64_t columns = w.panels - 2 * g > 1 ? kGroup : kAbreast;
-    for (int64_t p = 0; p < kPlaces; ++p) {
-      const float* kernel = w.kernel + (p * w.panels + 2 * g) * w.inputs * kAbreast;
-      multiply(scratch.source + p * scratch.source_plane, count, w.inputs, kernel, columns,
-               scratch.sums + p * scratch.sums_plane);
-    }
-    for (int64_t t = 0; t < count; ++t) {
-      give_result(w, scratch, Place(w, first + t), t, g * kGroup, columns);
-    }
   }
+  const float* kernel = w.kernel + part.first * w.inputs;
+  for (int64_t p = 0; p < kPlaces; ++p, kernel += w.panels * kAbreast * w.inputs) {
+    multiply(scratch.source + p * scratch.source_plane, count, w.inputs, kernel, part.outputs,
+             scratch.sums + p * scratch.sums_plane, part.stride);
+  }
+  for (int64_t t = 0; t < count; ++t) give_result(w, scratch, part, Place(w, first + t), t);
 }
 
 #endif
