@@ -249,6 +249,7 @@ def test_a_twin_does_not_outlive_its_network():
     network = Windows()
     ours = weakref.ref(twin(network))
     assert ours() is not None
+    assert agrees(network, ours(), torch.randn(2, 20, 3))
     del network
     gc.collect()
     assert ours() is None
@@ -381,6 +382,76 @@ def test_comparing_evaluates_a_few_windows(law: str):
         score.y = torch.zeros(63, 1)
     assert agrees(score, twin(score), torch.randn(2, 500, 3))
     assert network.shapes == [(2, 7, 3), (2, 5, 3), (2, 5, 3)]
+
+
+class Scaled(WindowParts):
+    """Is what it seems to be as long as `scale` is 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.table = 1.0, torch.ones(2)
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        evaluated.append(x.shape)
+        return self.scale * self.table[0] * self.composed(x, t, c)
+
+
+evaluated: list[torch.Size] = []
+
+
+def _compared(network: nn.Module, x: Tensor) -> tuple[bool, bool]:
+    """Says whether a network agrees with its twin, and whether it was evaluated for that."""
+    evaluated.clear()
+    return agrees(network, twin(network), x), bool(evaluated)
+
+
+def test_networks_are_compared_once():
+    network, x = Scaled().requires_grad_(False), torch.randn(2, 20, 3)
+    assert _compared(network, x) == (True, True)
+    assert _compared(network, torch.randn(5, 20, 3)) == (True, False)
+    assert _compared(network, torch.randn(2, 20, 3)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "agree"),
+    [
+        ("weights", True),
+        ("data", True),
+        ("mode", True),
+        ("length", True),
+        ("one", True),
+        ("attribute", False),
+        ("tensor", False),
+        ("method", False),
+        ("list", True),
+    ],
+)
+def test_networks_are_compared_again(change: str, agree: bool, monkeypatch: pytest.MonkeyPatch):
+    network, x = Scaled().requires_grad_(False), torch.randn(2, 20, 3)
+    assert _compared(network, x) == (True, True)
+
+    weight = network.kernel.network[0].weight
+    if change == "weights":
+        weight.mul_(0.9)
+    elif change == "data":
+        weight.data.mul_(0.9)
+    elif change == "mode":
+        network.kernel.eval()
+    elif change == "length":
+        x = x[:, :16]
+    elif change == "one":
+        x = x[:1]
+    elif change == "attribute":
+        network.scale = 1.1
+    elif change == "tensor":
+        network.table.mul_(1.1)
+    elif change == "method":
+        monkeypatch.setattr(WindowParts, "composed", lambda self, x, *_: 1.1 * x)
+    else:
+        network.seen = [1]  # it may come to hold anything, unseen
+        assert _compared(network, x) == (agree, True)
+    assert _compared(network, x) == (agree, True)
+    assert _compared(network, x) == (agree, change == "list")
 
 
 @pytest.mark.parametrize("law", ["gaussian", "dps"])

@@ -1,6 +1,6 @@
 """What is kept of tensors from call to call."""
 
-__all__ = ["Parts", "anew", "identical", "keeping", "numbers", "told", "version"]
+__all__ = ["Parts", "anew", "identical", "keeping", "numbers", "settled", "told", "version"]
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -85,7 +85,18 @@ def told(things: Sequence[Any]) -> list[Any]:
     values = list(chain.from_iterable(map(_attributes, things)))
     modules = [thing for thing in things if isinstance(thing, nn.Module)]
     forwards = [type(module).forward for module in modules]
-    return [*values, *map(type, things), *forwards, *map(hooked, modules)]
+    kinds = filter(_is_others, dict.fromkeys(map(type, modules)))
+    parts = chain.from_iterable(vars(k).values() for kind in kinds for k in kind.__mro__[:-1])
+    return [*values, *map(type, things), *forwards, *map(hooked, modules), *parts]
+
+
+_CONSTANTS = (bool, int, float, str, tuple, type, type(None), torch.dtype, torch.device, Tensor)
+
+
+def settled(things: Sequence[Any]) -> bool:
+    """Says whether things have no attributes but constants, and tensors: what is :func:`told` and
+    their :func:`numbers` then say all of them, and keep nothing alive but that."""
+    return all(isinstance(x, _CONSTANTS) for x in chain.from_iterable(map(_attributes, things)))
 
 
 def numbers(things: Sequence[Any]) -> list[object]:
