@@ -585,6 +585,30 @@ def test_a_u_net_that_changes_but_for_its_parameters(change: str):
 DEPTHS = ["appended", "between", "bottleneck", "of a block", "shortened", "of the embedding"]
 
 
+@pytest.mark.parametrize("how", ["parameter", "data"])
+@pytest.mark.parametrize("make", [windows, unet])
+def test_weights_that_take_the_place_of_others(
+    make: Callable[[], nn.Module], how: str, monkeypatch: pytest.MonkeyPatch
+):
+    """In memory too, where only torch's count tells contents apart, as on a GPU."""
+    monkeypatch.setattr(_native, "fingerprint", lambda x: None)
+    network = make()
+    x, t = torch.randn(2, *(EVENT if make is windows else (2, 8, 8))), torch.tensor(0.5)
+    changed = layer(network)
+    shape = changed.weight.shape
+    for n in range(20):
+        if how == "parameter":
+            del changed.weight
+            changed.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
+        else:
+            changed.weight.data = torch.empty(0)
+            changed.weight.data = torch.empty(shape)
+        changed.weight.data.fill_(0.01 * n)
+        result = network(x, t)
+        with ops.backend("reference"):
+            torch.testing.assert_close(result, network(x, t), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_a_residual_mlp_of_other_layers_is_called(depth: str):
     network: Any = windows()

@@ -1,8 +1,18 @@
 """What is kept of tensors from call to call."""
 
-__all__ = ["Parts", "anew", "identical", "keeping", "numbers", "settled", "told", "version"]
+__all__ = [
+    "Parts",
+    "Versions",
+    "anew",
+    "identical",
+    "keeping",
+    "numbers",
+    "settled",
+    "told",
+    "version",
+]
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -111,6 +121,27 @@ def numbers(things: Sequence[Any]) -> list[object]:
 def identical(a: Sequence[Any], b: Sequence[Any]) -> bool:
     """Says whether two lists are of the same things."""
     return len(a) == len(b) and not any(map(is_not, a, b))
+
+
+class Versions:
+    """The versions of some tensors: they differ after one is replaced, moved or changed in place.
+
+    Arguments:
+        tensors: The tensors.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]):
+        self._tensors = list(tensors)
+        # held, as what takes the place of one may get its place in memory
+        self._memory = [x.detach() for x in self._tensors]
+        self._versions = [(_place(x), version(x)) for x in self._tensors]
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Versions)
+            and identical(self._tensors, other._tensors)
+            and self._versions == other._versions
+        )
 
 
 class Parts:

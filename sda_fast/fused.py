@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from . import _autocast, _native, ops
 from ._calls import hooked, replaced
-from ._kept import keeping, version
+from ._kept import Versions, keeping, version
 from ._precision import matmul_precision
 from .composition import Plan
 from .nn import LayerNorm, ResidualBlock, ResMLP, TimeEmbedding
@@ -112,7 +112,7 @@ class Packed:
         """Packs linear layers, of the first of which only some columns: up to the first number,
         and from the second on."""
         parameters = [p for linear in linears for p in (linear.weight, linear.bias)]
-        versions = (packing, seen, [(id(p), p.data_ptr(), version(p)) for p in parameters])
+        versions = (packing, seen, Versions(parameters))
 
         kept = self._kept
         if kept is None or kept[0] != versions:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from . import ops
 from ._calls import hooked
-from ._kept import identical, keeping, numbers, settled, told, version
+from ._kept import Versions, identical, keeping, numbers, settled, told
 from .guidance import DPSGaussianScore, GaussianScore, Guidance, context_for, in_pieces
 from .kernels import ForcedScoreUNet
 from .nn import ACTIVATIONS
@@ -259,10 +259,10 @@ class _Comparison:
         modules = list(eps.modules())
         if not settled(modules):
             raise TypeError
-        state = other.state_dict(keep_vars=True).values()  # of both: kept alive by the twin
-        self.things = [other, *told(modules), *state]
+        self.things = [other, *told(modules)]
         self.modes = [module.training for module in modules]
-        self.numbers = [*map(version, state), *numbers(modules)]
+        self.state = Versions(other.state_dict(keep_vars=True).values())  # of both
+        self.numbers = numbers(modules)
         self.shapes = [
             None if y is None else (len(y[:SAMPLES]), *y.shape[1:], y.dtype, y.device)
             for y in (x, *context)
@@ -272,8 +272,8 @@ class _Comparison:
         return (
             isinstance(other, _Comparison)
             and identical(self.things, other.things)
-            and (self.modes, self.numbers, self.shapes)
-            == (other.modes, other.numbers, other.shapes)
+            and (self.modes, self.state, self.numbers, self.shapes)
+            == (other.modes, other.state, other.numbers, other.shapes)
         )
 
 

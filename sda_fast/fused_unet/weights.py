@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _native
-from .._kept import keeping, version
+from .._kept import Versions, keeping
 from .._precision import matmul_precision
 from .convolution import Convolution
 from .structure import Structure, plane
@@ -132,7 +132,7 @@ def weights_of(
         structure.around,
         [getattr(layer, "stride", None) for layer in layers],
         [(eps, shift.start, shift.stop) for _, _, eps, shift in blocks],
-        [(id(p), p.data_ptr(), version(p)) for p in tensors],
+        Versions(tensors),
     )
     known = _weights.setdefault(network, {})
     kind = (precision, convolve)
