@@ -84,7 +84,7 @@ NOTES = {
     "networks": "The residual MLP on the 61 windows of B trajectories of 65 states, composed.",
     "unet": "A U-Net on the four windows of a trajectory of 8 states of two components, composed; "
     "over time, one on B trajectories of 65 states. Work is that of direct convolutions, of which "
-    "the native ones by 3 x 3 points take a quarter of the multiplications in float32: they may "
+    "the native ones take a quarter of the multiplications in float32, or over time half: they may "
     "take less than the floor.",
     "training": 'There are no operators for it: "native" is the step of `sda_fast train`, with the '
     'update of all weights in one pass, and "native compiled" that of `sda_fast train --compile`.',

@@ -248,12 +248,14 @@ class Filtered(TorchDispatchMode):
         ({}, (12, 10), 13),
         ({}, (2, 2), 9),  # the lower level is less than a quarter of a tile
         ({"kernel_size": 5}, (16, 16), 0),
-        ({"kernel_size": (1, 3)}, (16, 16), 0),
+        ({"kernel_size": (1, 3)}, (16, 16), 13),
+        ({"kernel_size": (3, 1)}, (16, 16), 0),
+        ({"spatial": 1}, (16,), 13),
     ],
     ids=str,
 )
 def test_which_convolutions_are_filtered(
-    kwargs: dict[str, Any], grid: tuple[int, int], count: int, mode: str
+    kwargs: dict[str, Any], grid: tuple[int, ...], count: int, mode: str
 ):
     network = make(padding_mode=mode, **({"hidden_channels": (16, 32)} | kwargs))
     x = torch.randn(2, 6, *grid)
@@ -266,8 +268,10 @@ def test_which_convolutions_are_filtered(
 
 
 def test_which_fields_are_filtered():
-    def pays(outputs: int, inputs: int, *shape: int, padding: tuple[int, int] = (0, 0)) -> bool:
-        layer = Winograd(torch.zeros(outputs, inputs, 3, 3), None, (1, 1), padding)
+    def pays(
+        outputs: int, inputs: int, *shape: int, padding: tuple[int, int] = (0, 0), rows: int = 3
+    ) -> bool:
+        layer = Winograd(torch.zeros(outputs, inputs, rows, 3), None, (1, 1), padding)
         return layer.possible and layer.pays(torch.empty(shape[0], inputs, *shape[1:]))
 
     assert pays(32, 16, 1, 6, 6)
@@ -278,6 +282,10 @@ def test_which_fields_are_filtered():
     assert not pays(16, 6, 1, 6, 6)
     assert not pays(384, 384, 1, 6, 6)
     assert pays(384, 384, 8, 6, 6)
+    assert pays(16, 16, 3, 1, 4, rows=1)
+    assert not pays(16, 16, 3, 1, 3, rows=1)
+    assert not pays(384, 384, 1, 1, 30, rows=1)
+    assert pays(384, 384, 1, 1, 31, rows=1)
 
 
 def test_linearise_many_times():

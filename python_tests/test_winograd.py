@@ -15,30 +15,36 @@ from sda_fast import _native, ops, reference
 
 needs_native = pytest.mark.skipif(not _native.available, reason=str(_native.reason))
 
-# batch, inputs, outputs, height, width, padding: tiles in part, an odd number of 16 outputs, a
-# single tile, more tiles than an item takes, inputs of which an item takes more
+# batch, inputs, outputs, height, width, padding, height of the kernels: tiles in part, an odd
+# number of 16 outputs, a single tile, more tiles than an item takes, inputs of which an item takes
+# more
 CASES = [
-    (2, 16, 16, 10, 10, (0, 0)),
-    (1, 32, 48, 9, 13, (1, 1)),
-    (3, 48, 80, 6, 4, (0, 0)),
-    (1, 16, 16, 3, 3, (0, 0)),
-    (1, 16, 32, 1, 5, (1, 1)),
-    (1, 32, 16, 1, 1, (2, 1)),
-    (5, 64, 32, 34, 30, (2, 0)),
-    (2, 96, 96, 18, 18, (0, 0)),
-    (3, 272, 32, 18, 16, (1, 1)),
-    (1, 16, 288, 6, 6, (0, 0)),
+    (2, 16, 16, 10, 10, (0, 0), 3),
+    (1, 32, 48, 9, 13, (1, 1), 3),
+    (3, 48, 80, 6, 4, (0, 0), 3),
+    (1, 16, 16, 3, 3, (0, 0), 3),
+    (1, 16, 32, 1, 5, (1, 1), 3),
+    (1, 32, 16, 1, 1, (2, 1), 3),
+    (5, 64, 32, 34, 30, (2, 0), 3),
+    (2, 96, 96, 18, 18, (0, 0), 3),
+    (3, 272, 32, 18, 16, (1, 1), 3),
+    (1, 16, 288, 6, 6, (0, 0), 3),
+    (1, 64, 64, 1, 67, (0, 0), 1),
+    (16, 16, 48, 1, 65, (0, 1), 1),
+    (3, 32, 16, 1, 1, (0, 1), 1),
+    (1, 16, 16, 1, 3, (0, 0), 1),
+    (2, 272, 80, 5, 30, (0, 2), 1),
 ]
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
-Case = tuple[int, int, int, int, int, tuple[int, int]]
+Case = tuple[int, int, int, int, int, tuple[int, int], int]
 
 
 def make(case: Case) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-    batch, inputs, outputs, height, width, padding = case
+    batch, inputs, outputs, height, width, padding, rows = case
     torch.manual_seed(0)
     x = F.silu(torch.randn(batch, inputs, height, width))
-    return x, torch.randn(outputs, inputs, 3, 3), torch.randn(outputs), padding
+    return x, torch.randn(outputs, inputs, rows, 3), torch.randn(outputs), padding
 
 
 def exact(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
@@ -54,7 +60,8 @@ def relative(a: Tensor, b: Tensor) -> float:
 def test_reference(case: Case):
     x, weight, bias, padding = make(case)
     kernel = reference.winograd_kernel(weight.double())
-    assert kernel.shape == (36, len(weight) // 16, x.shape[1], 16)
+    places = {1: 6, 3: 36}[weight.shape[2]]
+    assert kernel.shape == (places, len(weight) // 16, x.shape[1], 16)
     for b in (None, bias.double()):
         result = reference.winograd(x.double(), kernel, b, list(padding))
         torch.testing.assert_close(result, exact(x, weight, b, padding), rtol=1e-12, atol=1e-12)
@@ -92,17 +99,18 @@ def test_native(case: Case):
 
 
 @needs_native
+@pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("channels", [32, 96, 384])
-def test_errors_are_about_those_of_a_direct_sum(channels: int):
-    """Of one that adds up 9 times as many products in order of their channels."""
-    x, weight, _, padding = make((2, channels, channels, 18, 18, (0, 0)))
-    weight = (torch.rand_like(weight) * 2 - 1) / (9 * channels) ** 0.5
+def test_errors_are_about_those_of_a_direct_sum(channels: int, rows: int):
+    """Of one that adds up the products in order of their channels."""
+    x, weight, _, padding = make((2, channels, channels, 15 + rows, 18, (0, 0), rows))
+    weight = (torch.rand_like(weight) * 2 - 1) / (3 * rows * channels) ** 0.5
     expected = exact(x, weight, None, padding)
     with ops.backend("native"):
         error = relative(ops.winograd(x, ops.winograd_kernel(weight)), expected)
     direct = torch.zeros(expected.shape)
     for c in range(channels):
-        for i in range(3):
+        for i in range(rows):
             for j in range(3):
                 direct += x[:, c, None, i : i + 16, j : j + 16] * weight[:, c, i, j, None, None]
     assert error < 2 * relative(direct, expected)
@@ -126,7 +134,7 @@ def test_threads_and_batches_do_not_matter():
 
 @needs_native
 def test_what_is_added_to_may_be_the_source():
-    x, weight, bias, _ = make((1, 32, 32, 9, 6, (1, 1)))
+    x, weight, bias, _ = make((1, 32, 32, 9, 6, (1, 1), 3))
     kernel = ops.winograd_kernel(weight)
     expected = x + ops.winograd(x, kernel, bias, (1, 1))
     for y in orders(x):
@@ -149,7 +157,7 @@ def test_fields_far_apart():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_not_lost(bad: float):
     """Nothing that depends on it is finite, and tiles that do not are as before."""
-    x, weight, _, _ = make((1, 16, 16, 18, 18, (0, 0)))
+    x, weight, _, _ = make((1, 16, 16, 18, 18, (0, 0), 3))
     kernel = ops.winograd_kernel(weight)
     plain = ops.winograd(x, kernel)
     x[0, 3, 9, 9] = bad
@@ -164,7 +172,7 @@ def test_what_is_not_finite_is_not_lost(bad: float):
 
 
 def test_gradients_and_other_types_are_the_reference_s():
-    x, weight, bias, padding = make((2, 16, 32, 6, 7, (1, 1)))
+    x, weight, bias, padding = make((2, 16, 32, 6, 7, (1, 1), 3))
     kernel = ops.winograd_kernel(weight)
     leaf = x.clone().requires_grad_()
     result = ops.winograd(leaf, kernel, bias, padding)
@@ -189,10 +197,11 @@ def test_empty():
 
 
 @needs_native
+@pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("name", ["winograd", "winograd_"])
-def test_opcheck(name: str):
-    x, weight, bias, _ = make((2, 16, 32, 6, 7, (1, 1)))
-    args: tuple[Any, ...] = (x, ops.winograd_kernel(weight), bias, [1, 1])
+def test_opcheck(name: str, rows: int):
+    x, weight, bias, _ = make((2, 16, 32, 6, 7, (0, 1), rows))
+    args: tuple[Any, ...] = (x, ops.winograd_kernel(weight), bias, [rows // 2, 1])
     if name == "winograd_":
         args = (torch.randn(2, 32, 6, 7), *args)
     torch.library.opcheck(getattr(torch.ops.sda_fast, name).default, args)
@@ -200,7 +209,7 @@ def test_opcheck(name: str):
 
 @needs_native
 def test_the_operator_itself_has_no_gradient():
-    x, weight, _, _ = make((1, 16, 16, 6, 6, (0, 0)))
+    x, weight, _, _ = make((1, 16, 16, 6, 6, (0, 0), 3))
     y = torch.ops.sda_fast.winograd(x.requires_grad_(), ops.winograd_kernel(weight), None, [0, 0])
     with pytest.raises(NotImplementedError, match="no gradient"):
         y.sum().backward()
@@ -208,7 +217,7 @@ def test_the_operator_itself_has_no_gradient():
 
 @needs_native
 def test_compiles():
-    x, weight, bias, padding = make((2, 16, 32, 6, 7, (1, 1)))
+    x, weight, bias, padding = make((2, 16, 32, 6, 7, (1, 1), 3))
     kernel = ops.winograd_kernel(weight)
 
     def f(x: Tensor) -> Tensor:
@@ -228,12 +237,13 @@ K = torch.zeros(36, 2, 16, 16)
         (lambda x: ops.winograd(x[0], K), "x must have at least 4"),
         (lambda x: ops.winograd(x[:, :8], K), r"kernel must be float32 .* 8 channels of x"),
         (lambda x: ops.winograd(x, K[:35]), r"kernel must be .* shape \(35, 2, 16, 16\)"),
+        (lambda x: ops.winograd(x, K[:6], None, (1, 0)), "less than the 1 x 3 points"),
         (lambda x: ops.winograd(x, K.double()), "kernel must be .* but is float64"),
         (lambda x: ops.winograd(x, K[:, :0]), "kernel must have 16 to 2048 outputs"),
         (lambda x: ops.winograd(x, K, x[0, 0, 0]), r"bias must be float32 of shape \(32\)"),
         (lambda x: ops.winograd(x, K, None, (1,)), "padding must have 2 number"),
-        (lambda x: ops.winograd(x, K, None, (3, 0)), "padding must be from 0 to 2"),
-        (lambda x: ops.winograd(x[:, :, :2], K), "at least 3 points wide"),
+        (lambda x: ops.winograd(x, K, None, (3, 0)), "padding must be less than the 3 x 3 points"),
+        (lambda x: ops.winograd(x[:, :, :2], K), "leave x as wide as it"),
         (lambda x: ops.winograd_(x, x, K), r"onto must be float32 of shape \(2, 32, 3, 4\)"),
         (lambda x: ops.winograd_(x[:1, :1, :1, :1].expand(2, 32, 3, 4), x, K), "memory of its own"),
     ],

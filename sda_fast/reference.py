@@ -609,15 +609,16 @@ _RESULT_MAP, _KERNEL_MAP, _SOURCE_MAP = winograd_maps(5 / 8, 3 / 2)
 
 def winograd_kernel(weight: Tensor) -> Tensor:
     """Maps kernels (out, in, 3, 3), `out` a multiple of 16, to what `winograd` multiplies by, with
-    shape (36, out / 16, in, 16): G g G^T, computed in float64."""
-    g = torch.kron(_KERNEL_MAP, _KERNEL_MAP).to(weight.device)
-    products = weight.double().flatten(2) @ g.T  # (out, in, 36)
+    shape (36, out / 16, in, 16): G g G^T, computed in float64; or kernels (out, in, 1, 3) to G g,
+    with shape (6, ...)."""
+    g = _KERNEL_MAP if weight.shape[2] == 1 else torch.kron(_KERNEL_MAP, _KERNEL_MAP)
+    products = weight.double().flatten(2) @ g.T.to(weight.device)  # (out, in, 36 or 6)
     return products.unflatten(0, (-1, 16)).permute(3, 0, 2, 1).to(weight.dtype).contiguous()
 
 
 def winograd(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: list[int]) -> Tensor:
     """Convolves fields (B, in, H, W), padded with p rows and q columns of zeros on either side,
-    with kernels of 3 x 3 points.
+    with kernels of 3 x 3 or 1 x 3 points.
 
     Arguments:
         x: The fields.
@@ -625,19 +626,23 @@ def winograd(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: list[int])
         bias: What is added to each channel, with shape (out), or None.
         padding: The numbers p and q.
     """
+    lines = len(kernel) == 6
+    height, step, size = (1, 1, 1) if lines else (3, 4, 6)  # of a kernel, a tile, its source
+    rows, columns = x.shape[2] + 2 * padding[0] - height + 1, x.shape[3] + 2 * padding[1] - 2
+    (p, q), down, across = padding, -(-rows // step), -(-columns // 4)
+    x = F.pad(x, (q, q + 4 * across - columns, p, p + step * down - rows))
+    d = x.unfold(2, size, step).unfold(3, 6, 4)  # (B, in, down, across, 6 or 1, 6)
+
     a, b = (m.to(x) for m in (_RESULT_MAP, _SOURCE_MAP))
-    rows, columns = (n + 2 * p - 2 for n, p in zip(x.shape[2:], padding, strict=True))
-    (p, q), down, across = padding, -(-rows // 4), -(-columns // 4)
-    x = F.pad(x, (q, q + 4 * across - columns, p, p + 4 * down - rows))
-    d = x.unfold(2, 6, 4).unfold(3, 6, 4)  # (B, in, down, across, 6, 6)
-    v = (b @ d @ b.T).flatten(4)
-    sums = torch.einsum("bcyxp,pnco->bnoyxp", v, kernel).flatten(1, 2).unflatten(-1, (6, 6))
-    y = (a @ sums @ a.T).transpose(3, 4).flatten(4, 5).flatten(2, 3)[:, :, :rows, :columns]
+    above, below = (m.new_ones(1, 1) if lines else m for m in (a, b))
+    v = (below @ d @ b.T).flatten(4)
+    sums = torch.einsum("bcyxp,pnco->bnoyxp", v, kernel).flatten(1, 2).unflatten(-1, (-1, 6))
+    y = (above @ sums @ a.T).transpose(3, 4).flatten(4, 5).flatten(2, 3)[:, :, :rows, :columns]
     return y if bias is None else y + bias[:, None, None]
 
 
 def winograd_(
     onto: Tensor, x: Tensor, kernel: Tensor, bias: Tensor | None, padding: list[int]
 ) -> None:
-    """Adds what `winograd` returns to fields (B, out, H + 2 p - 2, W + 2 q - 2)."""
+    """Adds what `winograd` returns to fields of its shape."""
     onto.add_(winograd(x, kernel, bias, padding))

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <optional>
 #include <vector>
@@ -34,22 +35,25 @@ struct Operands {
     check_field("x", x);
     check(x.scalar_type() == ScalarType::Float, "x must be float32, but is ", dtype_of(x), ".");
     check_points(x);
-    check_trailing("padding", padding, 2);
-    for (int64_t d = 0; d < 2; ++d) {
-      check(padding[d] >= 0 && padding[d] <= 2 && x.size(2 + d) + 2 * padding[d] >= 3,
-            "padding must be from 0 to 2 and leave x at least 3 points wide, but is ",
-            list_of(padding), " for shape ", shape_of(x), ".");
-    }
     check(kernel_.scalar_type() == ScalarType::Float && kernel_.dim() == 4 &&
-              kernel_.size(0) == portable::winograd::kPlaces && kernel_.size(2) == x.size(1) &&
+              (kernel_.size(0) == 36 || kernel_.size(0) == 6) && kernel_.size(2) == x.size(1) &&
               kernel_.size(3) == kAbreast && x.size(1) % kAbreast == 0,
-          "kernel must be float32 of shape (36, outputs / 16, inputs, 16) for the ", x.size(1),
+          "kernel must be float32 of shape (36 or 6, outputs / 16, inputs, 16) for the ", x.size(1),
           " channels of x, a multiple of 16, but is ", dtype_of(kernel_), " of shape ",
           shape_of(kernel_), ".");
     check(kernel_.size(1) >= 1 && kernel_.size(1) <= kMostChannels / kAbreast,
           "kernel must have 16 to ", kMostChannels, " outputs, but has shape ", shape_of(kernel_),
           ".");
     check_same_device("kernel", kernel_, "x", x);
+    const std::array<int64_t, 2> points = {kernel_.size(0) == 6 ? 1 : 3, 3};
+    check_trailing("padding", padding, 2);
+    for (int64_t d = 0; d < 2; ++d) {
+      check(
+          padding[d] >= 0 && padding[d] < points[d] && x.size(2 + d) + 2 * padding[d] >= points[d],
+          "padding must be less than the ", points[0], " x ", points[1],
+          " points of the kernel and leave x as wide as it, but is ", list_of(padding),
+          " for shape ", shape_of(x), ".");
+    }
     kernel = as_contiguous(kernel_);
     source = with_rows(channels_last(x), 3);
 
@@ -60,10 +64,11 @@ struct Operands {
     args.panels = kernel.size(1);
     args.in_rows = x.size(2);
     args.in_columns = x.size(3);
-    args.rows = x.size(2) + 2 * padding[0] - 2;
-    args.columns = x.size(3) + 2 * padding[1] - 2;
+    args.rows = x.size(2) + 2 * padding[0] - (points[0] - 1);
+    args.columns = x.size(3) + 2 * padding[1] - (points[1] - 1);
     args.pad_rows = padding[0];
     args.pad_columns = padding[1];
+    args.lines = points[0] == 1;
 
     if (!bias_) return;
     check(bias_->scalar_type() == ScalarType::Float && bias_->dim() == 1 &&
@@ -92,7 +97,7 @@ struct Operands {
     const int64_t tiles = portable::winograd_tiles(args);
     if (tiles == 0) return;
     const int64_t products =
-        portable::winograd::kPlaces * args.inputs * args.panels * kAbreast;  // of a tile
+        portable::winograd::places(args) * args.inputs * args.panels * kAbreast;  // of a tile
     const int64_t useful = std::max<int64_t>(1, tiles * products / kLeastProducts);
     const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), useful);
 

@@ -10,14 +10,17 @@
 // with the elementwise product * and the kernel g, for which G g G^T is computed once. With the
 // tiles side by side the sum is 36 products of matrices, (tiles, inputs) by (inputs, outputs).
 //
+// Kernels of 1 x 3 points map 6 points of a row to 4 likewise, Y = A^T (sum of (G g) * (B^T d)), in
+// half of the multiplications.
+//
 // A, B and G evaluate and interpolate polynomials at the points 0, a, -a, b, -b and infinity. Here
 // a = 5/8 and b = 3/2, for which all coefficients are exact in float32 and errors are about those
 // of a direct sum; those of the customary 1 and 2 are twice as large.
 //
 // Operations of a tile beside 2 * 36 inputs * outputs in the products: 2 * 144 inputs and 120
-// outputs, most of them fused. Items are of so few tiles that what is between the three steps stays
-// near, and of so many that the kernel, which each reads in order, comes from L3 in the time of the
-// products.
+// outputs, most of them fused; of a row 2 * 6, 2 * 12 and 10. Items are of so few tiles that what
+// is between the three steps stays near, and of so many that the kernel, which each reads in order,
+// comes from L3 in the time of the products.
 
 #include "padded.h"
 #include "vector.h"
@@ -29,10 +32,11 @@ constexpr int64_t kAbreast = 16;  // outputs that lie side by side in the kernel
 struct Winograd {
   const float* x;          // (batch, channels, in_rows, in_columns)
   FieldStrides x_strides;  // channels side by side
-  const float* kernel;     // G g G^T, (36, panels, inputs, kAbreast)
+  const float* kernel;     // G g G^T, (36, panels, inputs, kAbreast), or G g, (6, ...)
   const float* bias;       // (outputs), or null
   float* out;              // (batch, rows, columns, outputs)
   bool add;                // to what is in `out`
+  bool lines;              // the kernels are of 1 x 3 points
   int64_t batch, inputs, panels;
   int64_t in_rows, in_columns, rows, columns;
   int64_t pad_rows, pad_columns;  // zeros around the source
@@ -45,13 +49,17 @@ namespace sda_fast::SDA_FAST_VARIANT {
 
 namespace winograd {
 
-constexpr int64_t kTile = 4, kPatch = 6, kPlaces = kPatch * kPatch;
+constexpr int64_t kTile = 4, kPatch = 6;  // points of a tile, and of what it depends on, in a row
+
+SDA_FAST_FN int64_t tile_rows(const Winograd& w) { return w.lines ? 1 : kTile; }
+SDA_FAST_FN int64_t patch_rows(const Winograd& w) { return w.lines ? 1 : kPatch; }
+SDA_FAST_FN int64_t places(const Winograd& w) { return patch_rows(w) * kPatch; }
 
 }  // namespace winograd
 
 SDA_FAST_FN int64_t winograd_tiles(const Winograd& w) {
-  constexpr int64_t n = winograd::kTile;
-  return w.batch * ((w.rows + n - 1) / n) * ((w.columns + n - 1) / n);
+  const int64_t down = winograd::tile_rows(w), across = winograd::kTile;
+  return w.batch * ((w.rows + down - 1) / down) * ((w.columns + across - 1) / across);
 }
 
 #ifndef SDA_FAST_GPU
@@ -169,10 +177,10 @@ struct Scratch {
       : source_plane(w.tiles * w.inputs + kAbreast),
         sums_plane(w.tiles * part.stride + kAbreast),
         patch(memory),
-        source(patch + kPlaces * w.inputs),
-        sums(source + kPlaces * source_plane) {}
+        source(patch + places(w) * w.inputs),
+        sums(source + places(w) * source_plane) {}
 
-  int64_t floats() const { return (sums - patch) + kPlaces * sums_plane; }
+  int64_t floats(const Winograd& w) const { return (sums - patch) + places(w) * sums_plane; }
 };
 
 // Where a tile's result begins.
@@ -180,26 +188,29 @@ struct Place {
   int64_t b, row, column;
 
   Place(const Winograd& w, int64_t tile) {
-    const int64_t across = (w.columns + kTile - 1) / kTile, down = (w.rows + kTile - 1) / kTile;
+    const int64_t step = tile_rows(w), down = (w.rows + step - 1) / step;
+    const int64_t across = (w.columns + kTile - 1) / kTile;
     b = tile / (down * across);
-    row = tile / across % down * kTile;
+    row = tile / across % down * step;
     column = tile % across * kTile;
   }
 };
 
 // source = B^T d B of a tile, in row t of each plane. Asks for what the next tile adds to it.
+template <bool kLines>
 inline void take_source(const Winograd& w, const Scratch& scratch, const Place& place,
                         const Place& next, int64_t t) {
+  constexpr int64_t kDown = kLines ? 1 : kPatch;
   const FieldStrides& s = w.x_strides;
   const int64_t top = place.row - w.pad_rows, left = place.column - w.pad_columns;
   const bool inside =
-      top >= 0 && left >= 0 && top + kPatch <= w.in_rows && left + kPatch <= w.in_columns;
+      top >= 0 && left >= 0 && top + kDown <= w.in_rows && left + kPatch <= w.in_columns;
   const float* d = w.x + place.b * s.batch + top * s.row + left * s.column;
   int64_t row = s.row, column = s.column;
   if (!inside) {
     row = kPatch * w.inputs;
     column = w.inputs;
-    for (int64_t p = 0; p < kPlaces; ++p) {
+    for (int64_t p = 0; p < kDown * kPatch; ++p) {
       const int64_t i = top + p / kPatch, j = left + p % kPatch;
       float* to = scratch.patch + p * w.inputs;
       if (i >= 0 && j >= 0 && i < w.in_rows && j < w.in_columns) {
@@ -217,18 +228,22 @@ inline void take_source(const Winograd& w, const Scratch& scratch, const Place& 
   const int64_t seen = next.column == 0 ? 0 : kPatch - kTile;
   float* to = scratch.source + t * w.inputs;
   for (int64_t c = 0; c < w.inputs; c += kLanes) {
-    Vector half[kPatch][kPatch], line[kPatch], result[kPatch];
-    for (int64_t i = 0; i < kPatch && c % kAbreast == 0; ++i) {  // a line of the cache each
+    Vector half[kDown][kPatch], line[kPatch], result[kPatch];
+    for (int64_t i = 0; i < kDown && c % kAbreast == 0; ++i) {  // a line of the cache each
       for (int64_t j = seen; j < kPatch; ++j) {
         __builtin_prefetch(ahead + i * s.row + j * s.column + c);
       }
     }
     for (int64_t j = 0; j < kPatch; ++j) {
-      for (int64_t i = 0; i < kPatch; ++i) line[i] = load(d + i * row + j * column + c);
-      transform_source(line, result);
-      for (int64_t i = 0; i < kPatch; ++i) half[i][j] = result[i];
+      if constexpr (kLines) {
+        half[0][j] = load(d + j * column + c);
+      } else {
+        for (int64_t i = 0; i < kPatch; ++i) line[i] = load(d + i * row + j * column + c);
+        transform_source(line, result);
+        for (int64_t i = 0; i < kPatch; ++i) half[i][j] = result[i];
+      }
     }
-    for (int64_t i = 0; i < kPatch; ++i) {
+    for (int64_t i = 0; i < kDown; ++i) {
       transform_source(half[i], result);
       for (int64_t j = 0; j < kPatch; ++j) {
         at(to + (i * kPatch + j) * scratch.source_plane + c) = result[j];
@@ -238,23 +253,29 @@ inline void take_source(const Winograd& w, const Scratch& scratch, const Place& 
 }
 
 // The tile's result, A^T sums A, for the outputs of a part.
+template <bool kLines>
 inline void give_result(const Winograd& w, const Scratch& scratch, const Part& part,
                         const Place& place, int64_t t) {
+  constexpr int64_t kDown = kLines ? 1 : kTile;
   const int64_t channels = w.panels * kAbreast, line = w.columns * channels;
   const int64_t rows = w.rows - place.row, columns = w.columns - place.column;
   float* out = w.out + (place.b * w.rows + place.row) * line + place.column * channels + part.first;
   const float* from = scratch.sums + t * part.stride;
   for (int64_t o = 0; o < part.outputs; o += kLanes) {
-    Vector half[kTile][kPatch], sums[kPatch], result[kTile];
+    Vector half[kDown][kPatch], sums[kPatch], result[kTile];
     for (int64_t j = 0; j < kPatch; ++j) {
-      for (int64_t i = 0; i < kPatch; ++i) {
-        sums[i] = at(from + (i * kPatch + j) * scratch.sums_plane + o);
+      if constexpr (kLines) {
+        half[0][j] = at(from + j * scratch.sums_plane + o);
+      } else {
+        for (int64_t i = 0; i < kPatch; ++i) {
+          sums[i] = at(from + (i * kPatch + j) * scratch.sums_plane + o);
+        }
+        transform_sums(sums, result);
+        for (int64_t i = 0; i < kTile; ++i) half[i][j] = result[i];
       }
-      transform_sums(sums, result);
-      for (int64_t i = 0; i < kTile; ++i) half[i][j] = result[i];
     }
     const Vector bias = w.bias != nullptr ? load(w.bias + part.first + o) : Vector{};
-    for (int64_t i = 0; i < kTile && i < rows; ++i) {
+    for (int64_t i = 0; i < kDown && i < rows; ++i) {
       transform_sums(half[i], result);
       for (int64_t j = 0; j < kTile && j < columns; ++j) {
         float* to = out + i * line + j * channels + o;
@@ -269,10 +290,11 @@ inline void give_result(const Winograd& w, const Scratch& scratch, const Part& p
 
 // How many floats an item needs beside what it reads and writes, at the most.
 inline int64_t winograd_scratch(const Winograd& w) {
-  return winograd::Scratch(w, winograd::Part(w, w.parts - 1), nullptr).floats();
+  return winograd::Scratch(w, winograd::Part(w, w.parts - 1), nullptr).floats(w);
 }
 
-inline void winograd_run(const Winograd& w, float* memory, int64_t item) {
+template <bool kLines>
+inline void winograd_item(const Winograd& w, float* memory, int64_t item) {
   using namespace winograd;
   const Part part(w, item % w.parts);
   const Scratch scratch(w, part, memory);
@@ -280,14 +302,20 @@ inline void winograd_run(const Winograd& w, float* memory, int64_t item) {
   const int64_t count = left < w.tiles ? left : w.tiles;
 
   for (int64_t t = 0; t < count; ++t) {
-    take_source(w, scratch, Place(w, first + t), Place(w, first + t + 1), t);
+    take_source<kLines>(w, scratch, Place(w, first + t), Place(w, first + t + 1), t);
   }
   const float* kernel = w.kernel + part.first * w.inputs;
-  for (int64_t p = 0; p < kPlaces; ++p, kernel += w.panels * kAbreast * w.inputs) {
+  for (int64_t p = 0; p < places(w); ++p, kernel += w.panels * kAbreast * w.inputs) {
     multiply(scratch.source + p * scratch.source_plane, count, w.inputs, kernel, part.outputs,
              scratch.sums + p * scratch.sums_plane, part.stride);
   }
-  for (int64_t t = 0; t < count; ++t) give_result(w, scratch, part, Place(w, first + t), t);
+  for (int64_t t = 0; t < count; ++t) {
+    give_result<kLines>(w, scratch, part, Place(w, first + t), t);
+  }
+}
+
+inline void winograd_run(const Winograd& w, float* memory, int64_t item) {
+  w.lines ? winograd_item<true>(w, memory, item) : winograd_item<false>(w, memory, item);
 }
 
 #endif

@@ -2,9 +2,9 @@
 
 On a CPU with oneDNN a kernel is packed once, by operators that torch keeps for its own compiler,
 and a convolution adds its bias, and what it is to be added to, as it writes its result. So does
-ours, which takes the place of those by 3 x 3 points in float32. Elsewhere, on CUDA and where torch
-has no such operators, a convolution is torch's own, channels last: there a bias would be one more
-pass over the result, and is left to the operator that reads it.
+ours, which takes the place of those by 3 x 3 and 1 x 3 points in float32. Elsewhere, on CUDA and
+where torch has no such operators, a convolution is torch's own, channels last: there a bias would
+be one more pass over the result, and is left to the operator that reads it.
 """
 
 __all__ = ["Convolution", "OneDNN", "Winograd", "choose", "missing", "without_onednn"]
@@ -112,8 +112,9 @@ class OneDNN(Convolution):
 
 
 class Winograd(OneDNN):
-    """One that takes a quarter of the multiplications where it can and that is faster: by 3 x 3
-    points, without a stride, of float32 and of channels in multiples of 16."""
+    """One that takes a quarter of the multiplications, or of lines half, where it can and that is
+    faster: by 3 x 3 or 1 x 3 points, without a stride, of float32 and of channels in multiples of
+    16."""
 
     # Of fewer tiles than these such a kernel, four times as large, is read for longer than they are
     # multiplied; one of fewer channels stays in the cache.
@@ -122,8 +123,9 @@ class Winograd(OneDNN):
     def __init__(self, weight: Tensor, bias: Tensor | None, *options: Any):
         super().__init__(weight, bias, *options)
         outputs, inputs, *size = weight.shape
-        whole = outputs % 16 == inputs % 16 == 0 and size == [3, 3] and self.stride == [1, 1]
-        self.possible = whole and weight.dtype == torch.float32
+        whole = outputs % 16 == inputs % 16 == 0 and size in ([3, 3], [1, 3])
+        self.possible = whole and self.stride == [1, 1] and weight.dtype == torch.float32
+        self.height = size[0]
         self.small = outputs * inputs <= self.SMALL_KERNEL
         self._kernel: Tensor | None = None
 
@@ -138,11 +140,14 @@ class Winograd(OneDNN):
         return onto
 
     def pays(self, x: Tensor) -> bool:
-        """Says whether fields are large enough: of a tile of 4 x 4 points all are computed."""
+        """Says whether fields are large enough: of a tile of 4 x 4 points, or 4, all are
+        computed."""
         (b, _, *size), (p, q) = x.shape, self.padding
-        h, w = size[0] + 2 * p - 2, size[1] + 2 * q - 2
-        tiles = b * -(-h // 4) * -(-w // 4)
-        return 4 * tiles <= b * h * w and (self.small or tiles >= self.LEAST_TILES)
+        h, w = size[0] + 2 * p - self.height + 1, size[1] + 2 * q - 2
+        down, fewer = (1, 2) if self.height == 1 else (4, 4)
+        tiles = b * -(-h // down) * -(-w // 4)
+        whole = 4 * down * tiles  # points
+        return whole <= fewer * b * h * w and (self.small or tiles >= self.LEAST_TILES)
 
 
 def choose(device: torch.device) -> tuple[type[Convolution], str | None]:

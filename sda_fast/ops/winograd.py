@@ -1,4 +1,5 @@
-"""Convolutions with kernels of 3 x 3 points, in a quarter of the multiplications."""
+"""Convolutions with kernels of 3 x 3 points in a quarter of the multiplications, and of 1 x 3 in
+half."""
 
 __all__ = ["winograd", "winograd_", "winograd_kernel"]
 
@@ -18,12 +19,13 @@ def winograd(
     x: Tensor, kernel: Tensor, bias: Tensor | None = None, padding: Sequence[int] = (0, 0)
 ) -> Tensor:
     r"""Convolves fields with kernels of 3 x 3 points by Winograd's minimal filtering
-    :math:`F(4 \times 4, 3 \times 3)`.
+    :math:`F(4 \times 4, 3 \times 3)`, or of 1 x 3 points by :math:`F(4, 3)`.
 
     .. math:: Y = A^T \left[ \sum_\text{in} (G g G^T) \odot (B^T d B) \right] A
 
     makes a tile :math:`Y` of 4 x 4 points of the 6 x 6 points :math:`d` that it depends on, with 36
-    multiplications for each pair of channels in place of 144. Natively so on a CPU in float32 and
+    multiplications for each pair of channels in place of 144. Of a row, 4 points
+    :math:`A^T [\sum G g \odot B^T d]` take 6 in place of 12. Natively so on a CPU in float32 and
     without a gradient, by the reference elsewhere. The maps are those of polynomials at 0,
     :math:`\pm 5/8`, :math:`\pm 3/2` and infinity, with which errors are within twice those of a
     direct sum. Where a point is not finite, no result is whose tile depends on it.
@@ -40,8 +42,9 @@ def winograd(
         padding: How many rows and columns of zeros to pad with on either side.
 
     Returns:
-        The convolved fields, with shape :math:`(B, \text{out}, H + 2 p - 2, W + 2 q - 2)`, natively
-        with their channels last in memory.
+        The convolved fields, with shape :math:`(B, \text{out}, H + 2 p - 2, W + 2 q - 2)`, or
+        with :math:`H + 2 p` rows where the kernel has one, natively with their channels last in
+        memory.
 
     Raises:
         RuntimeError: If a shape or dtype does not fit, or there are more than 2048 channels.
@@ -62,7 +65,7 @@ def winograd_(
     r"""Adds what :func:`winograd` returns to fields, in place.
 
     Arguments:
-        onto: The fields, with shape :math:`(B, \text{out}, H + 2 p - 2, W + 2 q - 2)`.
+        onto: The fields, with the shape of the result.
         x: The fields that are convolved.
         kernel: The kernels as :func:`winograd_kernel` returns them.
         bias: What is added to each channel, with shape (out).
@@ -87,7 +90,7 @@ def _served(*tensors: Tensor | None) -> bool:
 
 def _fake_winograd(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: list[int]) -> Tensor:
     (b, _, height, width), outputs = x.shape, kernel.shape[1] * 16
-    h, w = height + 2 * padding[0] - 2, width + 2 * padding[1] - 2
+    h, w = height + 2 * padding[0] - 2 * (len(kernel) != 6), width + 2 * padding[1] - 2
     return x.new_empty_strided((b, outputs, h, w), (h * w * outputs, 1, w * outputs, outputs))
 
 
