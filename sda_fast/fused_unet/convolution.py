@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..ops import native
 
 
 class Convolution:
@@ -135,8 +136,9 @@ class Winograd(OneDNN):
         if self._kernel is None:
             self._kernel = ops.winograd_kernel(self.weight)
         if onto is None:
-            return ops.winograd(x, self._kernel, self.bias, self.padding)
-        ops.winograd_(onto, x, self._kernel, self.bias, self.padding)
+            y: Tensor = native.winograd(x, self._kernel, self.bias, self.padding)
+            return y
+        native.winograd_(onto, x, self._kernel, self.bias, self.padding)
         return onto
 
     def pays(self, x: Tensor) -> bool:

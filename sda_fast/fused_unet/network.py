@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import _autocast, ops
+from .. import _autocast
 from ..nn import UNet
+from ..ops import below_autograd, native
 from .convolution import choose
 from .structure import Structure, plane
 from .weights import Block, Precision, weights_of
@@ -85,37 +86,33 @@ class FusedUNet:
         if torch.is_grad_enabled() and x.requires_grad:
             result: Tensor = _Differentiable.apply(x, y, self)  # type: ignore[no-untyped-call]
             return result
-        with torch.no_grad():
-            return self._as_before(self._evaluate(self._in_plane(x), y, None))
+        return self._run(self._evaluate, x, y, None)
 
     def linearise(self, x: Tensor, y: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Evaluates the network, and returns its vector-Jacobian product with respect to x too."""
         kept: list[_Kept] = []
+        result = self._run(self._evaluate, x, y, kept)
+        return result, lambda cotangent: self._run(self._vjp, cotangent, kept)
+
+    def _run(self, way: Callable[..., Tensor], x: Tensor, *args: Any) -> Tensor:
+        """Goes one way with fields: lines are those of one row."""
         with torch.no_grad():
-            result = self._as_before(self._evaluate(self._in_plane(x), y, kept))
-
-        def vjp(cotangent: Tensor) -> Tensor:
-            with torch.no_grad():
-                return self._as_before(self._vjp(self._in_plane(cotangent), kept))
-
-        return result, vjp
-
-    def _in_plane(self, x: Tensor) -> Tensor:
-        return x.unsqueeze(2) if self.spatial == 1 else x
-
-    def _as_before(self, x: Tensor) -> Tensor:
-        return x.squeeze(2) if self.spatial == 1 else x
+            x = x.unsqueeze(2) if self.spatial == 1 else x
+            with below_autograd():
+                x = way(x, *args)
+            return x.squeeze(2) if self.spatial == 1 else x
 
     def _evaluate(self, x: Tensor, y: Tensor, kept: list[_Kept] | None) -> Tensor:
         weights, padding = self.weights, self.padding
-        shifts = torch.addmm(weights.shift, y, weights.projection.T)
+        shift = torch.addmm(weights.shift, y, weights.projection.T)
+        shifts = iter(shift.split(weights.widths, 1))  # of the blocks, in their order
         skips: list[Tensor] = []
 
         x = x.to(self.dtype)
         for head, offset, blocks in zip(weights.heads, weights.down, weights.descent, strict=True):
-            x = head(ops.activation_pad(x, None, padding, offset))
+            x = head(native.activation_pad(x, None, padding, offset))
             for block in blocks:
-                x = self._block(block, x, shifts, kept)
+                x = self._block(block, x, next(shifts), kept)
             skips.append(x)
 
         skips.pop()
@@ -124,34 +121,35 @@ class FusedUNet:
             weights.ascent, weights.tails, weights.up, self.norms, self.upsample, strict=False
         ):
             for block in blocks:
-                x = self._block(block, x, shifts, kept)
-            shift = None if offset is None else offset[None]
-            padded, scale = ops.norm_pad(x, shift, padding, upsample, eps)
+                x = self._block(block, x, next(shifts), kept)
+            left = None if offset is None else offset[None]
+            padded, scale = native.norm_pad(x, left, padding, upsample, eps)
             if kept is not None:
                 kept.append(_Kept(self._inner(padded, upsample), scale))
             x = tail(padded, onto=skips.pop())
 
         for block in weights.ascent[-1]:
-            x = self._block(block, x, shifts, kept)
+            x = self._block(block, x, next(shifts), kept)
         last = weights.tails[-1]
-        x = last(ops.activation_pad(x, None, padding, weights.up[-1])).to(torch.float32)
+        x = last(native.activation_pad(x, None, padding, weights.up[-1])).to(torch.float32)
 
         return x if last.left is None else x.add_(last.left[:, None, None])
 
-    def _block(self, block: Block, x: Tensor, shifts: Tensor, kept: list[_Kept] | None) -> Tensor:
+    def _block(self, block: Block, x: Tensor, shift: Tensor, kept: list[_Kept] | None) -> Tensor:
         """Adds to x, where it lies, what a block makes of it."""
-        padded, scale = ops.norm_pad(x, shifts[:, block.shift], self.padding, (1, 1), block.eps)
+        padded, scale = native.norm_pad(x, shift, self.padding, (1, 1), block.eps)
         before = block.first(padded)
         if kept is not None:
             kept.append(_Kept(self._inner(padded), scale, before))
-        active = ops.activation_pad(before, self.activation, self.padding, block.first.left)
+        active = native.activation_pad(before, self.activation, self.padding, block.first.left)
         return block.second(active, onto=x)
 
     def _inner(self, padded: Tensor, step: tuple[int, ...] = (1, 1)) -> Tensor:
         """Returns what the padding is around, of repeated points the first."""
-        p, q = self.padding
-        height, width = padded.shape[2] - p, padded.shape[3] - q
-        return padded[:, :, p : height : step[0], q : width : step[1]]
+        for dim, pad in zip((2, 3), self.padding, strict=True):
+            if pad > 0:
+                padded = padded.narrow(dim, pad, padded.shape[dim] - 2 * pad)
+        return padded if step == (1, 1) else padded[:, :, :: step[0], :: step[1]]
 
     def _vjp(self, g: Tensor, kept: list[_Kept]) -> Tensor:
         weights, padding = self.weights, self.padding
@@ -159,8 +157,8 @@ class FusedUNet:
         skips: list[Tensor] = []
 
         # every cotangent is padded, for the adjoint that reads it
-        g = weights.tails[-1].adjoint(ops.activation_pad(g.to(self.dtype), None, padding))
-        g = ops.activation_pad(g, None, padding)
+        g = weights.tails[-1].adjoint(native.activation_pad(g.to(self.dtype), None, padding))
+        g = native.activation_pad(g, None, padding)
         for block in reversed(weights.ascent[-1]):
             g = self._block_vjp(block, g, next(norms))
 
@@ -168,7 +166,7 @@ class FusedUNet:
         for blocks, tail, upsample in reversed(list(levels)):
             skips.append(self._inner(g))
             norm = next(norms)
-            g = ops.norm_pad_vjp(tail.adjoint(g), *norm[:2], None, padding, upsample)
+            g = native.norm_pad_vjp(tail.adjoint(g), *norm[:2], None, padding, upsample)
             for block in reversed(blocks):
                 g = self._block_vjp(block, g, next(norms))
 
@@ -178,7 +176,7 @@ class FusedUNet:
             skip = skips.pop()
             head = weights.heads[len(skips) + 1]
             g = head.strided_adjoint(self._inner(g), list(skip.shape[2:]), padding)
-            g = ops.activation_pad(g.add_(skip), None, padding)
+            g = native.activation_pad(g.add_(skip), None, padding)
 
         for block in reversed(weights.descent[0]):
             g = self._block_vjp(block, g, next(norms))
@@ -189,11 +187,13 @@ class FusedUNet:
         """Maps the padded cotangent of a block's result to that of its input."""
         assert kept.before is not None
         after = block.second.adjoint(g)
-        inside = ops.activation_pad_vjp(
+        inside = native.activation_pad_vjp(
             after, kept.before, self.activation, self.padding, block.first.left
         )
         inside = block.first.adjoint(inside)
-        return ops.norm_pad_vjp(inside, kept.normed, kept.scale, self._inner(g), self.padding)
+        return native.norm_pad_vjp(
+            inside, kept.normed, kept.scale, self._inner(g), self.padding, (1, 1)
+        )
 
 
 class _Differentiable(torch.autograd.Function):

@@ -81,6 +81,7 @@ class Weights:
         self.ascent = [blocks(level) for level in network.ascent]
         self.projection = torch.cat([p.weight.detach() for p in network.projections])
         self.shift = torch.cat([p.bias.detach() for p in network.projections])
+        self.widths = [p.out_features for p in network.projections]
         self._fold()
 
     def _fold(self) -> None:

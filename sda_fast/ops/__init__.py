@@ -18,6 +18,7 @@ __all__ = [
     "activation_pad",
     "activation_pad_vjp",
     "backend",
+    "below_autograd",
     "block_mean",
     "block_mean_adjoint",
     "compose",
@@ -38,6 +39,7 @@ __all__ = [
     "mlp_score_linearised",
     "multistep",
     "multistep_",
+    "native",
     "norm_pad",
     "norm_pad_vjp",
     "philox_normal_",
@@ -56,7 +58,7 @@ __all__ = [
     "winograd_kernel",
 ]
 
-from ._dispatch import backend, is_native, transformed, unserved
+from ._dispatch import backend, below_autograd, is_native, native, transformed, unserved
 from .fields import activation_pad, activation_pad_vjp, fold, norm_pad, norm_pad_vjp
 from .guided import guide, guide_, guide_langevin_, guide_predictor_
 from .networks import kept_rows, mlp_bytes, mlp_score, mlp_score_linearised, too_large

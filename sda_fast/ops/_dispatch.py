@@ -2,6 +2,7 @@
 
 __all__ = [
     "backend",
+    "below_autograd",
     "call",
     "fake_elementwise",
     "fake_in_place",
@@ -32,7 +33,10 @@ from .. import _native
 BACKENDS = ("auto", "native", "reference")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-native = SimpleNamespace()  # the library's operators: to find one in torch.ops takes longer
+# The library's operators: to find one in torch.ops takes longer. They ask nothing: that it is for
+# those that have asked `is_native`.
+native = SimpleNamespace()
+below_autograd = torch._C._AutoDispatchBelowAutograd
 
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 _backend: ContextVar[str] = ContextVar("sda_fast.backend", default="auto")
@@ -160,7 +164,7 @@ def call(operator: Callable[..., Any], *args: Any) -> Any:
     autograd's kernel, which is Python, takes longer than a small operator itself."""
     if is_compiling() or need_grad(args):
         return operator(*args)
-    with torch._C._AutoDispatchBelowAutograd():
+    with below_autograd():
         return operator(*args)
 
 
