@@ -288,6 +288,46 @@ def test_which_fields_are_filtered():
     assert pays(384, 384, 1, 1, 31, rows=1)
 
 
+@pytest.mark.parametrize("spatial", [1, 2])
+def test_memory_of_packed_weights(spatial: int):
+    """It is told before there is any, for the network alone and with its gradient."""
+    network = make(16, hidden_channels=(32,), hidden_blocks=(2,), spatial=spatial)
+    x = torch.randn(2, 16, *(12,) * spatial)
+    fused = network.fused(x)
+    assert isinstance(fused, FusedUNet)
+    told = [fused.packed_bytes(gradient) for gradient in (False, True)]
+
+    def taken() -> int:
+        weights = fused.weights
+        layers = [c for level in (*weights.descent, *weights.ascent) for b in level for c in b[:2]]
+        layers += [*weights.heads, *weights.tails]
+        layers += [layer._adjoint for layer in layers if layer._adjoint is not None]
+        packed = sum(layer.weight.nbytes + layer._kernel.nbytes for layer in layers)
+        return packed + weights.projection.nbytes
+
+    with torch.no_grad():
+        network(x, T)
+    assert taken() == told[0]
+    forward_and_vjp(network, x, T)
+    assert taken() == told[1]
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_plan_counts_packed_weights(guided: bool):
+    network = composed()
+    sde = VPSDE(network, shape=(5, 2, 8, 8))
+    if guided:
+        sde = VPSDE(
+            GaussianScore(torch.zeros(3), lambda x: x[:, ::2, 0, 0, 0], 1.0, sde), sde.shape
+        )
+    fused = network.kernel.fused(torch.empty(0, 6, 8, 8))
+    with_them, without = (
+        explain(sde, (2,), backend=backend).network_bytes for backend in ("auto", "reference")
+    )
+    assert isinstance(fused, FusedUNet)
+    assert with_them - without == fused.packed_bytes(guided)
+
+
 def test_linearise_many_times():
     network, x, y = make(), torch.randn(2, 6, 8, 8), torch.randn(1, 16)
     fused = network.fused(x)

@@ -5,6 +5,7 @@ __all__ = [
     "MCScoreWrapper",
     "ScoreNet",
     "ScoreUNet",
+    "fused_unet",
     "look_again",
     "others_code",
     "sampling",
@@ -543,3 +544,22 @@ class MCScoreNet(nn.Module):
         dims = len(space) + 1
 
         return torch.cat(broadcast(c, rows, ignore=dims), dim=-dims)
+
+
+def fused_unet(network: Any, x: Tensor) -> FusedUNet | str | None:
+    """Returns what evaluates the U-Net within a network natively, or why the module is called, or
+    None if there is none.
+
+    Arguments:
+        network: A network of trajectories or of windows.
+        x: Trajectories, with shape (B, L, C, *), of any B.
+    """
+    modules: Iterable[Any] = network.modules() if isinstance(network, nn.Module) else ()
+    unet = next((module for module in modules if isinstance(module, ScoreUNet)), None)
+    if unet is None:
+        return None
+    if isinstance(network, MCScoreWrapper):
+        x = x.transpose(1, 2)
+    space = x.shape[x.ndim - unet.network.spatial :]
+    with torch.no_grad(), sampling():
+        return unet.fused(x.new_empty(0, unet.network.in_channels, *space))

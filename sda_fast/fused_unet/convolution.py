@@ -69,6 +69,10 @@ class Convolution:
             self.tf32,
         )
 
+    def packed_bytes(self, gradient: bool) -> int:
+        """Returns how much memory it has of its own, with its adjoint or without."""
+        return self.weight.nbytes * (2 if gradient else 1)
+
     @property
     def adjoint(self) -> "Convolution":
         """The adjoint, of cotangents padded as x is: by the kernel flipped and transposed."""
@@ -111,6 +115,9 @@ class OneDNN(Convolution):
             onto, x, *kernel, "add", None, None, [], None
         )
 
+    def packed_bytes(self, gradient: bool) -> int:
+        return 2 * super().packed_bytes(gradient)
+
 
 class Winograd(OneDNN):
     """One that takes a quarter of the multiplications, or of lines half, where it can and that is
@@ -140,6 +147,12 @@ class Winograd(OneDNN):
             return y
         native.winograd_(onto, x, self._kernel, self.bias, self.padding)
         return onto
+
+    def packed_bytes(self, gradient: bool) -> int:
+        if not self.possible:
+            return super().packed_bytes(gradient)
+        more = 4 if self.height == 3 else 2  # places of a tile for each point of a kernel
+        return (1 + more) * Convolution.packed_bytes(self, gradient)
 
     def pays(self, x: Tensor) -> bool:
         """Says whether fields are large enough: of a tile of 4 x 4 points, or 4, all are

@@ -60,6 +60,10 @@ class FusedUNet:
             told += f", with torch's own convolutions: {self.without_onednn}"
         return told
 
+    def packed_bytes(self, gradient: bool) -> int:
+        """Returns about how much memory its weights take beside the network's own."""
+        return self.weights.packed_bytes(gradient)
+
     def unserved(self, x: Tensor, t: Tensor | None = None) -> str | None:
         """Returns why the operators cannot serve fields (B, C, H, W), or lines (B, C, W), at times,
         or None if they can."""

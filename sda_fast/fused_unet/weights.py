@@ -84,6 +84,12 @@ class Weights:
         self.widths = [p.out_features for p in network.projections]
         self._fold()
 
+    def packed_bytes(self, gradient: bool) -> int:
+        """Returns about how much memory they take, for the network alone or with its gradient."""
+        blocks = [block for level in (*self.descent, *self.ascent) for block in level]
+        layers = [*self.heads, *self.tails, *(c for b in blocks for c in (b.first, b.second))]
+        return self.projection.nbytes + sum(layer.packed_bytes(gradient) for layer in layers)
+
     def _fold(self) -> None:
         """Adds up the biases that convolutions leave. The sum x of a level is kept without them:
         blocks have them in their shifts, what goes on to the next level has `down` or `up`."""

@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .._calls import hooked
+from ..fused_unet import FusedUNet
 from ..guidance import in_pieces
-from ..score import MCScoreNet, sampling
+from ..score import MCScoreNet, fused_unet, sampling
 
 SHARE = 0.5  # of the free memory
 MANY = 256  # windows, beside which what is there once does not count
@@ -107,10 +108,13 @@ def evaluation_bytes(
     network = estimator.sde.eps if guided else estimator
     gradient = guided and not estimator.detach
 
+    unet = fused_unet(network, x)
+    packed = unet.packed_bytes(gradient) if isinstance(unet, FusedUNet) else 0
+
     if not isinstance(network, MCScoreNet):
         known = isinstance(network, nn.Module)
         each = _bytes(network, x.shape[1:], (), x.dtype, gradient) if known else None
-        return None if each is None else samples * each
+        return None if each is None else packed + samples * each
 
     windows = samples * len(network.plan(x.shape[1]))
     with torch.no_grad(), sampling():
@@ -124,7 +128,7 @@ def evaluation_bytes(
     # beside the windows of a call all of them exist as the estimate is composed, and for the
     # gradient as cotangents and as what these are pulled back to
     whole = windows * network.window * x.new_empty(x.shape[2:]).nbytes * (3 if gradient else 1)
-    return whole + each * (windows if window_batch is None else min(windows, window_batch))
+    return packed + whole + each * (windows if window_batch is None else min(windows, window_batch))
 
 
 def _window_bytes(network: MCScoreNet, x: Tensor, gradient: bool) -> int | None:

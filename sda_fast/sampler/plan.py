@@ -15,9 +15,10 @@ from torch import Size, Tensor
 from .. import ops, recognise
 from .._arguments import as_tensor
 from .._calls import stands_for_call
+from ..fused_unet import FusedUNet
 from ..guidance import context_for, in_pieces
 from ..schedule import adams_bashforth, coefficients
-from ..score import MCScoreNet, MCScoreWrapper, ScoreUNet, sampling
+from ..score import MCScoreNet, fused_unet, sampling
 from .memory import evaluation_bytes, windows_that_fit
 
 Number = TypeVar("Number", int, float)
@@ -292,19 +293,8 @@ def _network_parts(
 
 def _unet_part(network: Any, state: Tensor) -> tuple[str, str | None]:
     """Says what serves the U-Net of a network, and how; nothing of how if there is none."""
-    modules: Iterable[Any] = network.modules() if isinstance(network, torch.nn.Module) else ()
-    unet = next((module for module in modules if isinstance(module, ScoreUNet)), None)
-    if unet is None:
-        return "torch", None
-
-    if isinstance(network, MCScoreWrapper):
-        state = state.transpose(1, 2)
-    with torch.no_grad(), sampling():
-        space = state.shape[state.ndim - unet.network.spatial :]
-        fused = unet.fused(state.new_empty(0, unet.network.in_channels, *space))
-    if isinstance(fused, str):
-        return "torch", fused
-    return "native", str(fused)
+    fused = fused_unet(network, state)
+    return ("native", str(fused)) if isinstance(fused, FusedUNet) else ("torch", fused)
 
 
 def is_integer(value: Any, least: int, most: float = math.inf) -> bool:
