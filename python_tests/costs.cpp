@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "../csrc/kernels/activation_pad.h"
 #include "../csrc/kernels/compose.h"
 #include "../csrc/kernels/gather.h"
 #include "../csrc/kernels/langevin.h"
@@ -51,6 +52,10 @@ __attribute__((noinline)) void run(const Residual<float>& r) {
 
 __attribute__((noinline)) void run(const NormPad<float>& n) {
   SDA_FAST_VARIANT::norm_pad(n, 0, n.padded.height);
+}
+
+__attribute__((noinline)) void run(const ActivationPad<float>& a) {
+  SDA_FAST_VARIANT::activation_pad(a, 0, a.padded.height);
 }
 
 __attribute__((noinline)) void run(const MlpScore& m, bool vjp, float* scratch) {
@@ -99,11 +104,24 @@ int main(int argc, char** argv) {
   } else if (is("residual")) {
     const float std = 0.1f, gamma = 0.01f;
     run(Residual<float>{x.data(), eps.data(), &std, &gamma, out.data(), 1, n, true, true, 0.5f});
-  } else if (is("norm_pad")) {  // fields of 32 channels, 16 columns wide
+  } else if (is("norm_pad") || is("activation_pad")) {  // of 32 channels, 16 columns wide
     const Padded padded = {1, 32, n / 512, 16, 1, 1, 1, 1};
+    const FieldStrides strides = {n, 1, 512, 32};
     std::vector<float> padding(32 * (n / 512 + 2) * 18), scale(n / 32);
-    run(NormPad<float>{
-        x.data(), {n, 1, 512, 32}, nullptr, 0, 1e-5f, padding.data(), scale.data(), padded});
+    if (is("norm_pad")) {
+      run(NormPad<float>{x.data(), strides, nullptr, 0, 1e-5f, padding.data(), scale.data(),
+                         padded});
+    } else {
+      run(ActivationPad<float>{x.data(),
+                               strides,
+                               nullptr,
+                               {},
+                               true,
+                               Activation::kSiLU,
+                               nullptr,
+                               padding.data(),
+                               padded});
+    }
     out[0] = padding[0];
   } else if (is("mlp_score") || is("mlp_score_vjp")) {  // n / 16 windows, two blocks
     const int64_t count = n / 16;

@@ -32,19 +32,30 @@ namespace sda_fast::SDA_FAST_VARIANT {
 
 #ifndef SDA_FAST_GPU
 
-// values = f(values), or cotangent f'(values).
-SDA_FAST_FN void activate_all(Activation f, const float* cotangent, float* values, int64_t size) {
-  for (int64_t i = 0; i < size; i += kLanes) {
-    Vector& a = at(values + i);
-    const auto y = activate<float>(f, a);
-    a = cotangent == nullptr ? y.value : at(cotangent + i) * y.derivative;
-  }
-}
-SDA_FAST_FN void activate_all(Activation f, const double* cotangent, double* values, int64_t size) {
-  for (int64_t i = 0; i < size; ++i) {
-    const auto y = activate<double>(f, values[i]);
-    values[i] = cotangent == nullptr ? y.value : cotangent[i] * y.derivative;
-  }
+// values = f(values), or cotangent f'(values): of whole lines of the cache. What is chosen among is
+// chosen once.
+template <typename A>
+inline void activate_all(Activation f, const A* cotangent, A* values, int64_t size) {
+  with_activation(f, [&](auto chosen) {
+    constexpr Activation kActivation = decltype(chosen)::kValue;
+    if constexpr (sizeof(A) == 4) {
+      if (cotangent == nullptr) {
+        for (int64_t i = 0; i < size; i += kLanes) {
+          at(values + i) = activate<float>(kActivation, at(values + i)).value;
+        }
+      } else {
+        for (int64_t i = 0; i < size; i += kLanes) {
+          const Vector slope = activate<float>(kActivation, at(values + i)).derivative;
+          at(values + i) = at(cotangent + i) * slope;
+        }
+      }
+    } else {
+      for (int64_t i = 0; i < size; ++i) {
+        const auto y = activate<A>(kActivation, values[i]);
+        values[i] = cotangent == nullptr ? y.value : cotangent[i] * y.derivative;
+      }
+    }
+  });
 }
 
 // Rows [begin, end) of the batch * height there are.
@@ -62,7 +73,7 @@ inline void activation_pad(const ActivationPad<T>& a, int64_t begin, int64_t end
       dense ? (kMostChannels / p.channels < p.width ? kMostChannels / p.channels : p.width) : 1;
   const bool copied = !a.active && (vjp || a.bias == nullptr);
 
-  Point<A> bias((a.bias != nullptr ? together : 0) * p.channels);
+  Points<A> bias((a.bias != nullptr ? together : 0) * p.channels);
   for (int64_t i = 0; i < bias.channels; ++i) {
     reinterpret_cast<A*>(bias.data)[i] = a.bias[i % p.channels];
   }
@@ -85,7 +96,7 @@ inline void activation_pad(const ActivationPad<T>& a, int64_t begin, int64_t end
       }
       for (int64_t w = 0; w < p.width; w += together) {
         const int64_t n = p.width - w < together ? p.width - w : together;
-        Point<A> values(n * p.channels), cotangents(n * p.channels);
+        Points<A> values(n * p.channels), cotangents(n * p.channels);
         values.load(x + w * s.column, s.channel);
         if (a.bias != nullptr) {
           for (int64_t i = 0; i < values.vectors; ++i) values.data[i] += bias.data[i];

@@ -44,36 +44,52 @@ namespace sda_fast::SDA_FAST_VARIANT {
 
 #ifndef SDA_FAST_GPU
 
-// Rows [begin, end) of the batch * height there are.
+// Rows [begin, end) of the batch * height there are. Some points of a row take each step together:
+// none waits for its own sums.
 template <typename T>
 inline void norm_pad(const NormPad<T>& n, int64_t begin, int64_t end) {
   using A = Accumulate<T>;
   const Padded& p = n.padded;
   const FieldStrides& s = n.x_strides;
-  Point<A> point(p.channels), shift(p.channels);
+  Points<A> points(p.channels), shift(p.channels);
+  const int64_t together = points.most(), vectors = points.vectors;
+  const auto channels = static_cast<A>(p.channels);
+  A mean[Points<A>::kMost], scale[Points<A>::kMost];
 
   for (int64_t item = begin; item < end; ++item) {
     const int64_t b = item / p.height, h = item % p.height;
     if (n.shift != nullptr) shift.load(n.shift + b * n.shift_stride, 1);
 
     padded_row(p, n.out, b, h, [&](T* to, int64_t step) {
-      for (int64_t w = 0; w < p.width; ++w) {
-        point.load(n.x + b * s.batch + h * s.row + w * s.column, s.channel);
-        if (n.shift != nullptr) {
-          for (int64_t i = 0; i < point.vectors; ++i) point.data[i] += shift.data[i];
+      for (int64_t w = 0; w < p.width; w += together) {
+        const int64_t count = p.width - w < together ? p.width - w : together;
+        for (int64_t i = 0; i < count; ++i) {
+          points.load(n.x + b * s.batch + h * s.row + (w + i) * s.column, s.channel, i);
+          Lanes<A>* a = points[i];
+          Lanes<A> sum = {};
+          for (int64_t v = 0; v < vectors; ++v) {
+            if (n.shift != nullptr) a[v] += shift[0][v];
+            sum += a[v];
+          }
+          mean[i] = sum.sum() / channels;
         }
-        const A mean = point.sum() / static_cast<A>(p.channels);
-        point.fill(mean);
-        typename Point<A>::Vector squares = {};
-        for (int64_t i = 0; i < point.vectors; ++i) {
-          point.data[i] -= mean;
-          squares += point.data[i] * point.data[i];
+        for (int64_t i = 0; i < count; ++i) {
+          points.fill(mean[i], i);
+          Lanes<A>* a = points[i];
+          Lanes<A> squares = {};
+          for (int64_t v = 0; v < vectors; ++v) {
+            a[v] -= mean[i];
+            add_product(squares, a[v], a[v]);
+          }
+          scale[i] = squares.sum() / (channels - 1) + n.eps;
         }
-        const A variance = Lanes<A>::sum(squares) / static_cast<A>(p.channels - 1);
-        const A scale = 1 / square_root(variance + n.eps);
-        for (int64_t i = 0; i < point.vectors; ++i) point.data[i] *= scale;
-        point.store(to + w * step);
-        n.scale[item * p.width + w] = scale;
+        for (int64_t i = 0; i < count; ++i) scale[i] = 1 / square_root(scale[i]);
+        for (int64_t i = 0; i < count; ++i) {
+          Lanes<A>* a = points[i];
+          for (int64_t v = 0; v < vectors; ++v) a[v] *= scale[i];
+          points.store(to + (w + i) * step, i);
+          n.scale[item * p.width + w + i] = scale[i];
+        }
       }
     });
   }
@@ -84,35 +100,52 @@ inline void norm_pad_vjp(const NormPadVjp<T>& n, int64_t begin, int64_t end) {
   using A = Accumulate<T>;
   const Padded& p = n.padded;
   const FieldStrides &g = n.cotangent_strides, &s = n.normed_strides, &r = n.residual_strides;
-  Point<A> sum(p.channels), other(p.channels);
+  Points<A> sums(p.channels), others(p.channels);
+  const int64_t together = sums.most(), vectors = sums.vectors;
+  const auto channels = static_cast<A>(p.channels);
+  A mean[Points<A>::kMost], along[Points<A>::kMost];
 
   for (int64_t item = begin; item < end; ++item) {
     const int64_t b = item / p.height, h = item % p.height;
     padded_row(p, n.out, b, h, [&](T* to, int64_t step) {
-      for (int64_t w = 0; w < p.width; ++w) {
-        const T* from = n.cotangent + b * g.batch + h * n.up_rows * g.row;
-        from += w * n.up_columns * g.column;
-        sum.load(from, g.channel);
-        for (int64_t part = 1; part < n.up_rows * n.up_columns; ++part) {
-          const int64_t row = part / n.up_columns, column = part % n.up_columns;
-          other.load(from + row * g.row + column * g.column, g.channel);
-          for (int64_t i = 0; i < sum.vectors; ++i) sum.data[i] += other.data[i];
+      for (int64_t w = 0; w < p.width; w += together) {
+        const int64_t count = p.width - w < together ? p.width - w : together;
+        for (int64_t i = 0; i < count; ++i) {
+          const T* from = n.cotangent + b * g.batch + h * n.up_rows * g.row;
+          from += (w + i) * n.up_columns * g.column;
+          sums.load(from, g.channel, i);
+          Lanes<A>* a = sums[i];
+          const Lanes<A>* other = others[i];
+          for (int64_t part = 1; part < n.up_rows * n.up_columns; ++part) {
+            const int64_t row = part / n.up_columns, column = part % n.up_columns;
+            others.load(from + row * g.row + column * g.column, g.channel, i);
+            for (int64_t v = 0; v < vectors; ++v) a[v] += other[v];
+          }
+          others.load(n.normed + b * s.batch + h * s.row + (w + i) * s.column, s.channel, i);
+          Lanes<A> sum = {}, products = {};
+          for (int64_t v = 0; v < vectors; ++v) {
+            sum += a[v];
+            add_product(products, a[v], other[v]);
+          }
+          mean[i] = sum.sum() / channels;
+          along[i] = products.sum() / (channels - 1);
         }
-        other.load(n.normed + b * s.batch + h * s.row + w * s.column, s.channel);
-        typename Point<A>::Vector products = {};
-        for (int64_t i = 0; i < sum.vectors; ++i) products += sum.data[i] * other.data[i];
-
-        const A scale = n.scale[item * p.width + w];
-        const A mean = sum.sum() / static_cast<A>(p.channels);
-        const A along = Lanes<A>::sum(products) / static_cast<A>(p.channels - 1);
-        for (int64_t i = 0; i < sum.vectors; ++i) {
-          sum.data[i] = scale * (sum.data[i] - mean - along * other.data[i]);
+        for (int64_t i = 0; i < count; ++i) {
+          const A scale = n.scale[item * p.width + w + i];
+          Lanes<A>* a = sums[i];
+          const Lanes<A>* other = others[i];
+          for (int64_t v = 0; v < vectors; ++v) {
+            for (int64_t k = 0; k < Lanes<A>::kParts; ++k) {
+              auto& part = a[v].parts[k];
+              part = scale * (part - mean[i] - along[i] * other[v].parts[k]);
+            }
+          }
+          if (n.residual != nullptr) {
+            others.load(n.residual + b * r.batch + h * r.row + (w + i) * r.column, r.channel, i);
+            for (int64_t v = 0; v < vectors; ++v) a[v] += other[v];
+          }
+          sums.store(to + (w + i) * step, i);
         }
-        if (n.residual != nullptr) {
-          other.load(n.residual + b * r.batch + h * r.row + w * r.column, r.channel);
-          for (int64_t i = 0; i < sum.vectors; ++i) sum.data[i] += other.data[i];
-        }
-        sum.store(to + w * step);
       }
     });
   }

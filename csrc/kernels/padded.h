@@ -9,6 +9,9 @@
 // and what lies beyond an end of the out's inner part is what lies within its other end.
 
 #include "number.h"
+#ifndef SDA_FAST_GPU
+#include "vector.h"
+#endif
 
 namespace sda_fast {
 
@@ -72,17 +75,19 @@ inline void padded_row(const Padded& p, T* out, int64_t b, int64_t h, const F& f
   }
 }
 
-// Vectors as wide as the widest registers, whatever those of the instruction set are: the order of
-// a sum does not depend on it.
+// 64 bytes of numbers, whatever the registers of the instruction set are: the order of a sum does
+// not depend on them. In parts as wide as these, as GCC takes wider vectors apart in memory.
 template <typename A>
 struct Lanes {
-  static constexpr int64_t kCount = 64 / sizeof(A);
-  typedef A Vector __attribute__((vector_size(64), may_alias));
+  static constexpr int64_t kCount = 64 / sizeof(A), kParts = 64 / kVectorBytes;
+  typedef A Part __attribute__((vector_size(kVectorBytes), aligned(kVectorBytes), may_alias));
   typedef A Quarter __attribute__((vector_size(16)));
 
-  static SDA_FAST_FN A sum(const Vector& v) {
+  Part parts[kParts];
+
+  SDA_FAST_FN A sum() const {
     Quarter q[4];
-    __builtin_memcpy(q, &v, sizeof(q));
+    __builtin_memcpy(q, parts, sizeof(q));
     const Quarter s = (q[0] + q[1]) + (q[2] + q[3]);
     if constexpr (sizeof(A) == 4) {
       return (s[0] + s[2]) + (s[1] + s[3]);
@@ -92,39 +97,68 @@ struct Lanes {
   }
 };
 
-// The channels of a point, widened, in whole vectors: what is beyond the last channel is zero.
 template <typename A>
-struct Point {
-  using Vector = typename Lanes<A>::Vector;
+SDA_FAST_FN Lanes<A>& operator+=(Lanes<A>& a, const Lanes<A>& b) {
+  for (int64_t i = 0; i < Lanes<A>::kParts; ++i) a.parts[i] += b.parts[i];
+  return a;
+}
+template <typename A>
+SDA_FAST_FN Lanes<A>& operator-=(Lanes<A>& a, A b) {
+  for (int64_t i = 0; i < Lanes<A>::kParts; ++i) a.parts[i] -= b;
+  return a;
+}
+template <typename A>
+SDA_FAST_FN Lanes<A>& operator*=(Lanes<A>& a, A b) {
+  for (int64_t i = 0; i < Lanes<A>::kParts; ++i) a.parts[i] *= b;
+  return a;
+}
+template <typename A>  // sum += a b
+SDA_FAST_FN void add_product(Lanes<A>& sum, const Lanes<A>& a, const Lanes<A>& b) {
+  for (int64_t i = 0; i < Lanes<A>::kParts; ++i) sum.parts[i] += a.parts[i] * b.parts[i];
+}
 
-  SDA_FAST_FN explicit Point(int64_t channels)
+// The channels of some points, widened, in whole vectors: what is beyond the last channel of each
+// is zero.
+template <typename A>
+struct Points {
+  static constexpr int64_t kMost = 16;  // points that are worked on together
+
+  SDA_FAST_FN explicit Points(int64_t channels)
       : channels(channels), vectors((channels + Lanes<A>::kCount - 1) / Lanes<A>::kCount) {}
 
+  // How many points there is room for, up to kMost.
+  SDA_FAST_FN int64_t most() const {
+    const int64_t room = kVectors / vectors;
+    return room < kMost ? room : kMost;
+  }
+
+  SDA_FAST_FN Lanes<A>* operator[](int64_t i) { return data + i * vectors; }
+  SDA_FAST_FN const Lanes<A>* operator[](int64_t i) const { return data + i * vectors; }
+
   template <typename T>
-  SDA_FAST_FN void load(const T* x, int64_t stride) {
-    A* values = reinterpret_cast<A*>(data);
+  SDA_FAST_FN void load(const T* x, int64_t stride, int64_t i = 0) {
+    A* values = reinterpret_cast<A*>((*this)[i]);
     int64_t c = 0;
     if (stride != 1) {
       for (; c < channels; ++c) values[c] = widen(x[c * stride]);
     } else if constexpr (sizeof(T) == sizeof(A)) {
       for (; c + Lanes<A>::kCount <= channels; c += Lanes<A>::kCount) {
-        __builtin_memcpy(values + c, x + c, sizeof(Vector));
+        __builtin_memcpy(values + c, x + c, sizeof(Lanes<A>));
       }
       for (; c < channels; ++c) values[c] = x[c];
     } else {
       widen(x, values, channels);
-      c = channels;
     }
-    for (; c < vectors * Lanes<A>::kCount; ++c) values[c] = A(0);
+    fill(A(0), i);
   }
 
   template <typename T>
-  SDA_FAST_FN void store(T* out) const {
-    const A* values = reinterpret_cast<const A*>(data);
+  SDA_FAST_FN void store(T* out, int64_t i = 0) const {
+    const A* values = reinterpret_cast<const A*>((*this)[i]);
     if constexpr (sizeof(T) == sizeof(A)) {
       int64_t c = 0;
       for (; c + Lanes<A>::kCount <= channels; c += Lanes<A>::kCount) {
-        __builtin_memcpy(out + c, values + c, sizeof(Vector));
+        __builtin_memcpy(out + c, values + c, sizeof(Lanes<A>));
       }
       for (; c < channels; ++c) out[c] = values[c];
     } else {
@@ -133,19 +167,14 @@ struct Point {
   }
 
   // Of what lies beyond the last channel.
-  SDA_FAST_FN void fill(A beyond) {
-    A* values = reinterpret_cast<A*>(data);
+  SDA_FAST_FN void fill(A beyond, int64_t i = 0) {
+    A* values = reinterpret_cast<A*>((*this)[i]);
     for (int64_t c = channels; c < vectors * Lanes<A>::kCount; ++c) values[c] = beyond;
   }
 
-  SDA_FAST_FN A sum() const {
-    Vector s = {};
-    for (int64_t i = 0; i < vectors; ++i) s += data[i];
-    return Lanes<A>::sum(s);
-  }
-
+  static constexpr int64_t kVectors = kMostChannels / Lanes<A>::kCount;
   int64_t channels, vectors;
-  Vector data[kMostChannels / Lanes<A>::kCount];
+  Lanes<A> data[kVectors];
 };
 
 #else
