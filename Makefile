@@ -48,7 +48,8 @@ define build_instrumented
 	PATH="$(abspath $(bin)):$$PATH" $(bin)/cmake --preset $@ --log-level=WARNING \
 	    -DCMAKE_CXX_COMPILER=$(CXX) -DPython_EXECUTABLE="$(abspath $(bin))/python"
 	PATH="$(abspath $(bin)):$$PATH" $(bin)/cmake --build --preset $@
-	rm -rf build/$@/python && mkdir -p build/$@/python && cp -r sda_fast build/$@/python/
+	rm -rf build/$@/python && mkdir -p build/$@/python
+	tar c --exclude=__pycache__ sda_fast | tar x -C build/$@/python
 	cp build/$@/_C.*.so build/$@/python/sda_fast/
 endef
 

@@ -198,11 +198,13 @@ def test_wheel(sdist: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_builder
 def test_editable(tmp_path: Path) -> None:
-    """An install for developers, without isolation."""
+    """An install for developers, without isolation, and unoptimised: that compiles in less time."""
     environment = Environment(tmp_path / "env", with_torch=False, with_pip=True)
     (environment.site / "outer.pth").write_text(f"{SITE}\n")
     pip = [environment.python, "-m", "pip", "install", "--no-deps", "--no-build-isolation"]
-    run(*pip, f"--config-settings=build-dir={tmp_path / 'build'}", "-e", ROOT, cwd=tmp_path)
+    settings = {"build-dir": tmp_path / "build", "cmake.build-type": "Debug"}
+    config = [f"--config-settings={name}={value}" for name, value in settings.items()]
+    run(*pip, *config, "-e", ROOT, cwd=tmp_path)
     *_, package, library = run(environment.python, "-c", USE, cwd=tmp_path).split()
     assert Path(package) == ROOT / "sda_fast" / "__init__.py"
     assert Path(library).is_relative_to(environment.site)
