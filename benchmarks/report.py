@@ -84,8 +84,8 @@ NOTES = {
     "networks": "The residual MLP on the 61 windows of B trajectories of 65 states, composed.",
     "unet": "A U-Net on the four windows of a trajectory of 8 states of two components, composed; "
     "over time, one on B trajectories of 65 states. Work is that of direct convolutions, of which "
-    "the native ones take a quarter of the multiplications in float32, or over time half: they may "
-    "take less than the floor.",
+    "the native ones take, from commit `9ad8474` on, a quarter of the multiplications in float32, "
+    "or over time half: they may take less than the floor.",
     "training": 'There are no operators for it: "native" is the step of `sda_fast train`, with the '
     'update of all weights in one pass, and "native compiled" that of `sda_fast train --compile`.',
     "startup": "From the start of a process to its end: importing, or drawing a first sample in "
