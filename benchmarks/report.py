@@ -235,7 +235,8 @@ def page(
         "none the bytes that must be read and written, each once. The floor is what they take at "
         'the machine\'s own rates, measured in the same run; "of the floor" is the share of that '
         "rate which the native code reached, or where there is none the last one named. Other "
-        "native codes have theirs in brackets; bfloat16's floor is that of bfloat16 products.",
+        "native codes have theirs in brackets; bfloat16's floor is that of bfloat16 products, "
+        "without which native code multiplies in float32.",
     ]
     found, *others = newest(timings)
     lines += targets_section(found)
