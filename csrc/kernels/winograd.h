@@ -18,7 +18,7 @@
 // of a direct sum; those of the customary 1 and 2 are twice as large.
 //
 // Operations of a tile beside 2 * 36 inputs * outputs in the products: 2 * 144 inputs and 120
-// outputs, most of them fused; of a row 2 * 6, 2 * 12 and 10. Items are of so few tiles that what
+// outputs, most of them fused; of a row 2 * 6, 2 * 12 and 12. Items are of so few tiles that what
 // is between the three steps stays near, and of so many that the kernel, which each reads in order,
 // comes from L3 in the time of the products.
 
